@@ -113,7 +113,10 @@ def test_a_wrong_host_is_refused_and_stays_as_it_was(saved, bad):
     folder, _ = saved
     match bad:
         case "width":
-            host, message = small_resnet(in_chans=1, width=8), r"of another shape bn1.bias \(16,\) for \(8,\)"
+            host, message = (
+                small_resnet(in_chans=1, width=8),
+                r"different shapes: bn1.bias is \(16,\) in the file and \(8,\) in the network",
+            )
         case "architecture":
             host, message = nn.Sequential(nn.Conv2d(1, 4, 3)), "Sequential has no module 'layer1.0.bn2'"
         case _:
@@ -138,7 +141,7 @@ def _reshape(path):
     ("harm", "message"),
     [
         (lambda f: (f / "config.json").unlink(), r"config.json is missing \(the weights are there"),
-        (lambda f: (f / "model.safetensors").unlink(), "half a checkpoint: model.safetensors is missing"),
+        (lambda f: (f / "model.safetensors").unlink(), "is incomplete: model.safetensors is missing"),
         (lambda f: _truncate(f / "model.safetensors"), r"model.safetensors is damaged or not the file"),
         (lambda f: _reshape(f / "model.safetensors"), r"its SHA-256 differs"),
         (lambda f: (f / "config.json").write_text('{"format": 1, '), r"config.json cannot be read"),
@@ -198,9 +201,9 @@ def test_what_is_trusted_is_called_only_if_it_makes_a_module(folder, evil, name,
     config = describe(folder)
     config["plugs"][0] |= {"mechanism": f"evil_package:{name}", "options": {}}
     change_config(folder, **config)
-    with pytest.raises(UserError, match=f"is a {kind}, no subclass of torch.nn.Module"):
+    with pytest.raises(UserError, match=f"is a {kind}, not a subclass of torch.nn.Module"):
         load(folder, trust=True)
-    with pytest.raises(UserError, match=f"is a {kind}, no subclass of torch.nn.Module"):
+    with pytest.raises(UserError, match=f"is a {kind}, not a subclass of torch.nn.Module"):
         catalog.load(f"evil_package:{name}")
 
 

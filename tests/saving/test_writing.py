@@ -64,7 +64,7 @@ def test_a_mechanism_without_a_name_is_said(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"host": {"timm": "resnet10_small", "options": {"num_classes": 6}}}, "another network: of another shape fc"),
+        ({"host": {"timm": "resnet10_small", "options": {"num_classes": 6}}}, "another network: different shapes: fc"),
         ({"host": {"timm": "resnet10_small", "options": {"width": "wide"}}}, "cannot be built"),
         ({"loss": torch.zeros(2)}, "a value to be saved is not JSON-serialisable"),
     ],

@@ -51,7 +51,7 @@ def test_a_task_that_is_not_the_default_changes_nothing(with_another, name):
 @pytest.mark.parametrize(("name", "files"), [("a", "a.py and tasks/classify"), ("z", "classify.py and tasks/z")])
 def test_two_tasks_for_the_same_targets_are_refused(with_another, name, files):
     with_another(name, True)
-    with pytest.raises(TypeError, match=f"tasks/{files}.py are both the task for targets of the kind 'label'"):
+    with pytest.raises(TypeError, match=f"tasks/{files}.py are both the default task for targets of the kind 'label'"):
         tasks.choose_task(Recipe())
 
 

@@ -65,7 +65,7 @@ def test_padding_that_the_weights_need_is_applied_or_refused(checkpoint):
 
 def test_numbers_of_another_range_are_refused_until_the_recipe_states_them(checkpoint):
     path = checkpoint(mean="123.7,116.3,103.5")
-    with pytest.raises(UserError, match=r"weights.safetensors: data.mean = .*\[0, 1\].*; state it in the recipe"):
+    with pytest.raises(UserError, match=r"weights.safetensors: data.mean = .*\[0, 1\].*; set the value in the recipe"):
         resolve(asking(path), "label")
     assert resolve(asking(path, **{"data.mean": 0.4}), "label").data.mean == (0.4,)
 

@@ -22,5 +22,5 @@ class Flat(FolderLayout):
     def survey(self, root):
         return make_survey(root, *keep_images({"train": SplitFiles("", {"": sorted(root.glob("*"))})}), Counter(), [])
 
-    def load_labels(self, survey, sizes, notify):
+    def load_targets(self, survey, sizes, notify):
         return NoTargets()

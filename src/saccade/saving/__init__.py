@@ -1,6 +1,7 @@
 """Save a network to a folder with ``model.safetensors`` and ``config.json``, and load it again.
 
-A folder is data, never code: ``config.json`` may name only networks of known libraries and mechanisms of the catalogue.
+A folder holds data only. A name in ``config.json`` that is neither a network of a known library nor a mechanism of the
+catalogue is imported only if the caller trusts it.
 """
 
 from saccade.saving.config import describe as describe

@@ -1,8 +1,8 @@
 """Read ``config.json`` and check every value.
 
-Its keys: ``host`` (how to build the host), ``plugs`` and ``replacements`` (mechanism, options and place of each),
-``input``, ``classes``, ``facts``, and the SHA-256 of the weights file. It is written after the weights, so that the
-digest reveals a half-written or mixed-up folder.
+The keys are ``host`` (library, name and options), ``plugs`` and ``replacements`` (mechanism, options and place of
+each), ``input``, ``classes``, ``facts`` and the SHA-256 of the weights file. ``config.json`` is written after the
+weights, so that the SHA-256 reveals an incomplete or mixed-up folder.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["CONFIG", "FORMAT", "HOST_KEYS", "WEIGHTS", "check_config", "describe
 
 CONFIG, WEIGHTS, FORMAT = "config.json", "model.safetensors", 1
 HOST_KEYS = ("timm", "torchvision", "call", "passed")
-"""Keys of ``host``, of which exactly one is set: a network of timm or torchvision, a function to import, or a function
-that the caller passed, which only that process has."""
+"""Keys of ``host``; exactly one is set: a network of timm or torchvision, a function to import, or a function that
+exists only in this process."""
 _MAX_BYTES = 64 * 2**20
-"""Largest config.json that is read; timm's largest network with a plug at every module takes less than 1 MiB."""
+"""Maximum size of config.json; timm's largest network with plugs everywhere takes less than 1 MiB."""
 
 _MAX_NAME_LENGTH = 500
 
@@ -58,7 +58,7 @@ class _Host(_StrictModel):
     options: _Options | None = None
 
     @model_validator(mode="after")
-    def _is_named_once(self) -> Self:
+    def _check_host_keys(self) -> Self:
         if sum(getattr(self, key) is not None for key in HOST_KEYS) != 1:
             raise PydanticCustomError(
                 "host", "a host is named by one of the keys {kinds}", {"kinds": ", ".join(HOST_KEYS)}
@@ -68,10 +68,10 @@ class _Host(_StrictModel):
 
 class _SavedSite(_StrictModel):
     path: _Name
-    carrier: _Name
+    parent: Annotated[_Name, Field(alias="carrier")]
     """Path of the parent module."""
     entering: bool
-    """Whether the plug is on the parent's input."""
+    """True if the plug is on the parent's input."""
     channels: _Count
     size: _Size
     stage: _Count
@@ -86,6 +86,7 @@ class _SavedPlug(_StrictModel):
     position: _Name
     site: _SavedSite
     reads: list[_Name] = []
+    """Paths of further modules whose outputs the plug reads."""
 
 
 class _SavedReplacement(_StrictModel):
@@ -142,17 +143,17 @@ def describe(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def check_config(config: dict[str, Any], owner: str) -> None:
-    """Raise UserError unless every value of ``config`` has the right type; ``owner`` is the path for the message."""
+def check_config(config: dict[str, Any], subject: str) -> None:
+    """Raise UserError unless every value of ``config`` has the right type; ``subject`` begins the message."""
     try:
         _Config.model_validate(config)
     except ValidationError as error:
         errors = error.errors(include_url=False)
         missing = [str(e["loc"][0]) for e in errors if e["type"] == "missing" and len(e["loc"]) == 1]
         if missing:
-            raise UserError(f"{owner} lacks {', '.join(missing)}") from None
+            raise UserError(f"{subject} lacks {', '.join(missing)}") from None
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise UserError(f"{owner}: {'; '.join(_sentence(e) for e in errors[:3])}{more}") from None
+        raise UserError(f"{subject}: {'; '.join(_sentence(e) for e in errors[:3])}{more}") from None
 
 
 def _sentence(error: Any) -> str:

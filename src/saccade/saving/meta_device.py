@@ -1,4 +1,4 @@
-"""Build a network on the meta device, before memory is allocated."""
+"""Build a network on the meta device, to check its size without allocating memory."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from saccade.errors import UserError
 
 __all__ = ["Limits", "TooLargeError", "call_on_meta_device", "copy_on_meta_device"]
 
-_RANGE_FUNCTIONS = (torch.arange, torch.linspace, torch.tensor)
-_MAX_RANGE = 2**20
-"""Number of values up to which a range or list is allocated on the CPU instead of the meta device."""
+_VALUE_FUNCTIONS = (torch.arange, torch.linspace, torch.tensor)
+_MAX_CPU_VALUES = 2**20
+"""Number of values up to which a range or list is on the CPU instead of the meta device."""
 
 
 class TooLargeError(UserError):
-    """A file describes a network with more values or modules than its weights account for."""
+    """Error about a file that describes a network with more values or modules than its weights."""
 
 
 class Limits:
     """Bounds on the network that a file describes, enforced while it is built.
 
-    Generous, because constructors create more than they keep; keys and shapes are compared exactly afterwards.
+    The bounds are generous, because constructors create more tensors than the network keeps.
 
     Args:
         shapes: maps key to the shape of a tensor in the file.
@@ -37,68 +37,68 @@ class Limits:
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         self.values_in_file = sum(_product(shape) for shape in shapes.values())
-        self.largest = max(65_536, *(side for shape in shapes.values() for side in shape), 0)
+        self.max_option = max(65_536, *(side for shape in shapes.values() for side in shape), 0)
         """Largest integer allowed in an option."""
-        self.values = 16 * self.values_in_file + 2**26
-        self.modules = 8 * len(shapes) + 10_000
+        self.max_values = 16 * self.values_in_file + 2**26
+        self.max_modules = 8 * len(shapes) + 10_000
 
 
-class _RangesOnCpu(TorchFunctionMode):
-    """Creates ranges on the CPU, because constructors compute widths and depths from their values."""
+class _ValuesOnCpu(TorchFunctionMode):
+    """Creates ranges and lists on the CPU, because constructors read their values."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _RANGE_FUNCTIONS and "device" not in kwargs:
+        if func in _VALUE_FUNCTIONS and "device" not in kwargs:
             with torch._C.DisableTorchFunction():
                 length = func(*args, **kwargs, device="meta").numel()
-            kwargs["device"] = "cpu" if length <= _MAX_RANGE else "meta"
+            kwargs["device"] = "cpu" if length <= _MAX_CPU_VALUES else "meta"
         return func(*args, **kwargs)
 
 
-def call_on_meta_device(build: Callable[[], nn.Module], limits: Limits, owner: str) -> nn.Module:
-    """Return the network that ``build`` builds, on the meta device; ``owner`` is the file that describes it.
+def call_on_meta_device(build: Callable[[], nn.Module], limits: Limits, subject: str) -> nn.Module:
+    """Return the network that ``build`` builds, on the meta device; ``subject`` begins the messages.
 
     Raises:
         TooLargeError: the limits are exceeded.
         Exception: any exception of ``build``.
     """
     try:
-        with _enforce(limits, owner), torch.device("meta"):
+        with _enforce(limits, subject), torch.device("meta"):
             return build()
     except Exception as error:
-        # The constructor may have read values of a tensor, which meta tensors lack; the catalogue wraps the
-        # RuntimeError in a UserError. Retry with real ranges.
+        # A constructor may read values, which meta tensors lack. The catalogue wraps the RuntimeError in a UserError.
         if not isinstance(error.__cause__ if isinstance(error, UserError) else error, RuntimeError):
             raise
-        with _enforce(limits, owner), torch.device("meta"), _RangesOnCpu():
+        with _enforce(limits, subject), torch.device("meta"), _ValuesOnCpu():
             return build()
 
 
 @contextmanager
-def _enforce(limits: Limits, owner: str) -> Iterator[None]:
+def _enforce(limits: Limits, subject: str) -> Iterator[None]:
+    """Raise TooLargeError once this thread has registered more values or modules than allowed."""
     n_values = n_modules = 0
-    thread = threading.get_ident()  # the hooks are called for the networks of all threads
+    thread = threading.get_ident()  # hooks are global
 
     def count_values(module: nn.Module, name: str, new: Tensor | None) -> None:
         nonlocal n_values
         if threading.get_ident() != thread:
             return
         n_values += new.numel() if new is not None and not nn.parameter.is_lazy(new) else 0
-        if n_values > limits.values:
+        if n_values > limits.max_values:
             raise TooLargeError(
-                f"{owner} describes a network of more than {limits.values:,} values; model.safetensors holds "
+                f"{subject} describes a network of more than {limits.max_values:,} values; model.safetensors holds "
                 f"{limits.values_in_file:,}"
             )
 
     def count_modules(module: nn.Module, name: str, new: nn.Module | None) -> None:
         nonlocal n_modules
         n_modules += threading.get_ident() == thread
-        if n_modules > limits.modules:
+        if n_modules > limits.max_modules:
             raise TooLargeError(
-                f"{owner} describes a network of more than {limits.modules:,} modules, too many for the tensors of "
-                "model.safetensors"
+                f"{subject} describes a network of more than {limits.max_modules:,} modules, too many for the tensors "
+                "of model.safetensors"
             )
 
     handles = [
@@ -121,7 +121,7 @@ def copy_on_meta_device(network: nn.Module) -> nn.Module | None:
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
     try:
         return copy.deepcopy(network, memo)
-    except Exception:  # a network may contain anything, such as a weight computed from others
+    except Exception:  # fails for a weight computed from others, for example
         return None
 
 

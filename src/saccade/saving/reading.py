@@ -34,14 +34,14 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
 
     Args:
         folder: folder with ``model.safetensors`` and ``config.json``.
-        host: the network without plugs, needed if ``config.json`` does not say how to build it. It is modified in place
-            and returned. Plugs that it already has are kept.
-        trust: True allows all names; a list, ``["my.module:Class"]``, those in it.
+        host: the network without plugs, needed if ``config.json`` does not describe the host. It is modified in place
+            and returned; its plugs are kept.
+        trust: True allows all names; a list, such as ``["my.module:Class"]``, allows the names in it.
 
     Raises:
         UserError: a file is missing or broken, or the two files do not belong together; a name is not trusted; the host
-            cannot be rebuilt; keys, shapes or dtypes differ; a weight is not finite. A host that was given is then
-            left as it was.
+            cannot be rebuilt; keys, shapes or dtypes differ; a weight is not finite. ``host`` is then
+            unchanged.
     """
     folder = Path(folder)
     config = describe(folder)
@@ -53,11 +53,11 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
         next(plugs_in(host), None) is None and next(replaced_convolutions(host), None) is None
     )
     if needs_plugs:
-        for row in config["plugs"] + config["replacements"]:
-            check_mechanism(row["mechanism"], row["options"], config_path, trust)
-            if not is_trusted(row["mechanism"], trust):
-                numbers = row["options"] | {"channels": row.get("site", {}).get("channels", 0)}
-                check_numbers(numbers, config_path, limits.largest)
+        for entry in config["plugs"] + config["replacements"]:
+            check_mechanism(entry["mechanism"], entry["options"], config_path, trust)
+            if not is_trusted(entry["mechanism"], trust):
+                values_to_bound = entry["options"] | {"channels": entry.get("site", {}).get("channels", 0)}
+                check_numbers(values_to_bound, config_path, limits.max_option)
     if host is None:
         if config["host"] is None:
             raise UserError(
@@ -86,24 +86,24 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
         raise
     load_values(host, state)
     for _, convolution in replaced_convolutions(host):
-        replacement_info(convolution).known = False  # the file does not contain the discarded kernels
+        replacement_info(convolution).known = False  # the file lacks the original kernel
     return host.eval()
 
 
 def _apply_on_meta_device(
-    network: nn.Module, config: Mapping[str, Any], limits: Limits, owner: str, trust: Trust
+    network: nn.Module, config: Mapping[str, Any], limits: Limits, subject: str, trust: Trust
 ) -> bool:
-    """Apply ``config`` to ``network``, on the meta device; return False if a trusted mechanism cannot be built there.
+    """Apply ``config`` to ``network`` on the meta device; return False if a trusted mechanism cannot be built there.
 
     Raises:
-        UserError: a row does not fit the network, or exceeds the limits.
+        UserError: an entry does not fit the network, or exceeds the limits.
     """
     try:
-        call_on_meta_device(lambda: apply_config(network, config, owner), limits, owner)
+        call_on_meta_device(lambda: apply_config(network, config, subject), limits, subject)
     except TooLargeError:
         raise
     except UserError:
-        if any(is_trusted(row["mechanism"], trust) for row in config["plugs"] + config["replacements"]):
+        if any(is_trusted(entry["mechanism"], trust) for entry in config["plugs"] + config["replacements"]):
             return False
         raise
     return True
@@ -116,22 +116,22 @@ def load_values(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     network.load_state_dict(dict(state))
 
 
-def apply_config(host: nn.Module, config: Mapping[str, Any], owner: str) -> nn.Module:
-    """Attach the plugs and make the replacements that ``config``, from the file ``owner``, lists; return ``host``.
+def apply_config(host: nn.Module, config: Mapping[str, Any], subject: str) -> nn.Module:
+    """Attach the plugs and make the replacements in ``config``, and return ``host``; ``subject`` begins the messages.
 
     Raises:
-        UserError: a row does not fit the host, or a mechanism cannot be built. The host is left as it was.
+        UserError: an entry does not fit the host, or a mechanism cannot be built. The host is then unchanged.
     """
     parameter = next(host.parameters(), torch.zeros(()))
-    new = []
+    new_plugs = []
     with torch.random.fork_rng(devices=[]):
-        for row in config["plugs"]:
-            values = dict(row["site"])
+        for entry in config["plugs"]:
+            values = dict(entry["site"])
             values["parent"] = values.pop("carrier")  # the file's key
             site = Site(**values | {"size": tuple(values["size"])})
-            name, options, position = row["mechanism"], row["options"], row["position"]
+            name, options, position = entry["mechanism"], entry["options"], entry["position"]
             module = Mechanism.resolve(name).build(site, options)
-            reads, neutral = tuple(row.get("reads", ())), row["neutral"]
+            reads, neutral = tuple(entry.get("reads", ())), entry["neutral"]
             plug = Plug(module, site=site, name=name, options=options, position=position, neutral=neutral, reads=reads)
-            new.append(plug.to(parameter.device))
-        return attach_all(host, new, lambda: repeat_replacements(host, config["replacements"], owner))
+            new_plugs.append(plug.to(parameter.device))
+        return attach_all(host, new_plugs, lambda: repeat_replacements(host, config["replacements"], subject))

@@ -27,7 +27,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 _COMPLEX = (torch.complex64, torch.complex128)
 _FAMILIES = {"floating": _FLOATS, "integer": _INTEGERS, "complex": _COMPLEX, "bool": (torch.bool,)}
-"""Maps family to dtypes."""
+"""Maps dtype family to dtypes; a saved tensor needs the family of the network's tensor."""
 
 
 def read_shapes(folder: Path, config: Mapping[str, Any]) -> Shapes:
@@ -38,7 +38,7 @@ def read_shapes(folder: Path, config: Mapping[str, Any]) -> Shapes:
     """
     path = folder / WEIGHTS
     if not path.is_file():
-        raise UserError(f"{folder} is half a checkpoint: {WEIGHTS} is missing")
+        raise UserError(f"{folder} is incomplete: {WEIGHTS} is missing")
     try:
         if file_digest(path) != config["sha256"]:
             raise UserError(f"{path} is damaged or not the file that {CONFIG} was written for: its SHA-256 differs")
@@ -49,7 +49,7 @@ def read_shapes(folder: Path, config: Mapping[str, Any]) -> Shapes:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors in the weights file, by key, each of any shape.
+    """Return the tensors in the weights file, by key.
 
     Raises:
         UserError: the file cannot be read.
@@ -86,17 +86,17 @@ def shapes_of(network: nn.Module) -> Shapes:
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
-def compare_shapes(in_file: Shapes, in_network: Shapes, message: str) -> None:
-    """Raise UserError if keys or shapes differ.
+def compare_shapes(in_file: Shapes, in_network: Shapes, intro: str) -> None:
+    """Compare keys and shapes.
 
     Raises:
-        UserError: they differ. The text is ``message``, the differences, and a prefix that all keys of the file share.
+        UserError: they differ. The text is ``intro``, the differences, and a prefix that all keys of the file share.
     """
     different = [key for key in in_file if key in in_network and in_file[key] != in_network[key]]
     differences = (
         ("the network has no", [brief(key) for key in in_file if key not in in_network]),
         ("the file has no", [brief(key) for key in in_network if key not in in_file]),
-        ("of another shape", [f"{brief(key)} {in_file[key]} for {in_network[key]}" for key in different]),
+        ("different shapes:", [_describe_shapes(key, in_file, in_network) for key in different]),
     )
     sentences = [
         f"{text} {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for text, keys in differences if keys
@@ -109,17 +109,21 @@ def compare_shapes(in_file: Shapes, in_network: Shapes, message: str) -> None:
             f"every key of the file begins with {brief(prefix)!r}, which no key of the network does: it was saved "
             f"from a wrapper; save the network inside, saccade.save(model.{brief(prefix.rstrip('.'))}, …)"
         )
-    raise UserError(f"{message}: {'; '.join(sentences)}")
+    raise UserError(f"{intro}: {'; '.join(sentences)}")
 
 
-def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) -> None:
-    """Raise UserError unless each tensor is finite and of the same dtype family as the network's.
+def _describe_shapes(key: str, in_file: Shapes, in_network: Shapes) -> str:
+    return f"{brief(key)} is {in_file[key]} in the file and {in_network[key]} in the network"
+
+
+def check_values(state: Mapping[str, Tensor], network: nn.Module, subject: str) -> None:
+    """Raise UserError unless each tensor is finite and of the same dtype family as the network's tensor.
 
     The families are floating (16 to 64 bit), integer, complex and bool. A value of a buffer may be infinite or NaN
-    where the network's own value is, as in an attention mask.
+    if the network's own value is not finite, as in an attention mask.
 
     Raises:
-        UserError: a tensor, of any shape, is of another family or not finite.
+        UserError: a tensor is of another dtype family or not finite.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for key, expected in network.state_dict().items():
@@ -128,7 +132,7 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
         if tensor.dtype != expected.dtype and tensor.dtype not in _FAMILIES.get(family or "", ()):
             dtype = _dtype_name(expected.dtype)
             needed = dtype if family is None else f"a {family} dtype such as {dtype}"
-            raise UserError(f"{owner}: {brief(key)} is of dtype {_dtype_name(tensor.dtype)}; {needed} is needed")
+            raise UserError(f"{subject}: {brief(key)} is of dtype {_dtype_name(tensor.dtype)}; {needed} is needed")
         if family not in ("floating", "complex"):
             continue
         not_finite = ~torch.isfinite(tensor)
@@ -136,7 +140,7 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, owner: str) ->
             not_finite &= torch.isfinite(expected).to(not_finite.device)
         if count := int(not_finite.sum()):
             raise UserError(
-                f"{owner}: {brief(key)} holds {count:,} values of {tensor.numel():,} that are infinite or "
+                f"{subject}: {brief(key)} holds {count:,} values of {tensor.numel():,} that are infinite or "
                 "NaN; all weights must be finite"
             )
 

@@ -25,15 +25,15 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Return the network inside all known wrappers around ``model``.
 
     Raises:
-        UserError: a module inside the network is wrapped, so that the wrapper's attribute would be part of its keys.
+        UserError: a module inside the network is wrapped, which would change its keys in the state dict.
     """
     while (attribute := _wrapper_attribute(model)) is not None:
         model = getattr(model, attribute)
     for path, module in model.named_modules():
         if (attribute := _wrapper_attribute(module)) is not None:
             raise UserError(
-                f"the module {path!r} is wrapped in {type(module).__name__}, whose {attribute!r} would stand in the "
-                f"keys that are saved: put the module itself back ({path} = {path}.{attribute}) and save then"
+                f"the module {path!r} is wrapped in {type(module).__name__}, whose {attribute!r} would appear in the "
+                f"saved keys: unwrap it first ({path} = {path}.{attribute}), then save"
             )
     return model
 

@@ -20,7 +20,7 @@ from saccade.files import atomic_writer, make_folders, write_atomically
 from saccade.graph.inputs import example_input
 from saccade.graph.states import preserve_state
 from saccade.saving.config import CONFIG, FORMAT, WEIGHTS, check_config
-from saccade.saving.hosts import is_from_library, rebuild
+from saccade.saving.hosts import imports_unknown_module, rebuild
 from saccade.saving.reading import apply_config, load_values
 from saccade.saving.weights import Shapes, compare_shapes, file_digest, shapes_of, state_for_saving
 from saccade.saving.wrappers import unwrap
@@ -51,10 +51,10 @@ def save(
     Args:
         model: a network, plugged or not.
         folder: destination folder.
-        host: how to build the network without plugs: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
+        host: description of the network without plugs: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
             "options": {…}}`` or ``{"call": "package.module:function", "options": {…}}``, which ``load`` imports only
-            if it is trusted. None tries timm's metadata, then the class without arguments; a guess is used if it gives
-            the same keys, shapes and, with these weights, outputs.
+            if it is trusted. If None, it is guessed from timm's metadata, else from the class; a guess is used if
+            it gives the same keys, shapes and, with these weights, outputs.
         input: size (C, H, W) of the network's input.
         classes: names of the classes.
         facts: further JSON-serialisable values, stored under ``facts``.
@@ -64,14 +64,14 @@ def save(
         ``load`` needs the argument ``host``.
 
     Raises:
-        UserError: ``host`` builds another network, a module of the network is wrapped, a value is not JSON-serialisable
-            or has the wrong type, or the folder cannot be written.
+        UserError: ``host`` builds a different network, a module of the network is wrapped, a value is not
+            JSON-serialisable or has the wrong type, or the folder cannot be written.
     """
     folder = Path(folder)
     model = unwrap(model)
     plug_rows = [_plug_row(path, plug) for path, _, plug in plugs_in(model)]
     if plug_rows:
-        plugs(model)  # raises if a plug is lost
+        plugs(model)  # raises UserError if a plug is no longer attached
     replacements = replacement_rows(model)
     for name in sorted({row["mechanism"] for row in plug_rows + replacements}):
         try:
@@ -85,7 +85,9 @@ def save(
         rebuilt = rebuild(host)
         compare_shapes(_host_shapes(model), shapes_of(rebuilt), f"host={dict(host)} makes another network")
     else:
-        host = next((h for h in _guess_hosts(model) if _is_same(model, h, plug_rows, replacements, state, input)), None)
+        host = next(
+            (h for h in _guess_hosts(model) if _rebuilds(model, h, plug_rows, replacements, state, input)), None
+        )
     config: dict[str, Any] = {
         "format": FORMAT,
         "host": None if host is None else dict(host),
@@ -129,13 +131,13 @@ def _guess_hosts(model: nn.Module) -> list[dict[str, Any]]:
         candidate = {"call": f"{cls.__module__}:{cls.__qualname__}", "options": {}}
         # segmentation_models_pytorch stores the constructor's arguments here, for Hugging Face's hub.
         arguments = getattr(model, "_hub_mixin_config", None)
-        if isinstance(arguments, dict) and is_from_library(candidate):
+        if isinstance(arguments, dict) and not imports_unknown_module(candidate):
             candidate["options"] = arguments | dict.fromkeys(arguments.keys() & {"encoder_weights"})
         candidates.append(candidate)
     return candidates
 
 
-def _is_same(
+def _rebuilds(
     model: nn.Module,
     host: Mapping[str, Any],
     plug_rows: list[dict[str, Any]],
@@ -145,7 +147,7 @@ def _is_same(
 ) -> bool:
     """Return True if ``host`` rebuilds the keys and shapes of ``model`` and, with its weights, its outputs."""
     try:
-        rebuilt = rebuild(host, trust=not is_from_library(host))
+        rebuilt = rebuild(host, trust=imports_unknown_module(host))
         compare_shapes(_host_shapes(model), shapes_of(rebuilt), "")
         apply_config(rebuilt, {"plugs": plug_rows, "replacements": replacements}, "")
     except UserError:
@@ -160,7 +162,7 @@ def _is_same(
             with preserve_state(network):
                 try:
                     outputs.append(network(*arguments))
-                except Exception:  # the example does not suit ``model``: keys and shapes must suffice
+                except Exception:  # if ``model`` fails, the example input is unsuitable; keys and shapes must suffice
                     return network is model
     return _is_close(*outputs)
 
@@ -182,7 +184,7 @@ def _plug_row(path: str, plug: Plug) -> dict[str, Any]:
     return {
         "mechanism": plug.name,
         "options": plug.options,
-        "neutral": plug.a is not None,
+        "neutral": plug.a is not None,  # the gain of neutral plugs
         "position": plug.position,
         "site": site | {"path": prefix + site["path"], "carrier": path},
         "reads": [prefix + source for source in plug.reads],
@@ -190,7 +192,7 @@ def _plug_row(path: str, plug: Plug) -> dict[str, Any]:
 
 
 def _host_shapes(model: nn.Module) -> Shapes:
-    """Return the shapes of the state dict without plugs and replacements, by key."""
+    """Return the shapes of the host's state dict, without plugs and replacements, by key."""
     prefixes = tuple(
         f"{path}.{name}.".removeprefix(".")
         for path, module in model.named_modules(remove_duplicate=False)

@@ -1,4 +1,4 @@
-"""Tasks: a training loss with its metrics, one task per file; ``tasks/base.py`` says how to add one."""
+"""Registry of tasks: training losses with their metrics, one task per file. To add a task, see ``tasks/base.py``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["choose_task", "describe_resolved", "get", "names", "resolve"]
 
-_TABLE: Registry[Task] = Registry(__name__, "task")
-names = _TABLE.names
+_REGISTRY: Registry[Task] = Registry(__name__, "task")
+names = _REGISTRY.names
 
 
 def get(name: str) -> type[Task]:
-    """Return the task called ``name``.
+    """Return the task class called ``name``.
 
     Raises:
         UserError: there is no such task.
     """
     from saccade.tasks.base import Task
 
-    return _TABLE.get(name, Task)  # type: ignore[type-abstract]
+    return _REGISTRY.get(name, Task)  # type: ignore[type-abstract]
 
 
 def choose_task(recipe: Recipe) -> str:
@@ -55,7 +55,7 @@ def choose_task(recipe: Recipe) -> str:
     if len(defaults) > 1:
         files = " and ".join(f"tasks/{name}.py" for name in defaults)
         raise TypeError(
-            f"{files} are both the task for targets of the kind {kind!r}; set is_default = False in all but one"
+            f"{files} are both the default task for targets of the kind {kind!r}; set is_default = False in all but one"
         )
     if not defaults:
         known = ", ".join(f"{name} ({get(name).target})" for name in names())

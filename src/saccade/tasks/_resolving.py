@@ -13,13 +13,13 @@ from saccade.runfiles import read_done, read_recipe
 __all__ = ["describe_resolved", "resolve"]
 
 _GEOMETRY_KEYS = ("size", "crop_pct")
-"""Keys that resize or crop images; not filled in for targets with coordinates, such as masks."""
+"""Keys that resize or crop images; left unset for targets with coordinates, such as masks."""
 _IMAGE_TARGETS = ("label", "vector")
-"""Kinds of targets that concern the image as a whole, without coordinates."""
+"""Kinds of targets without coordinates: one class index, or a vector of 0/1 labels, per image."""
 
 
 def resolve(recipe: Recipe, target: str) -> Recipe:
-    """Return ``recipe`` with unset values filled in from the training of the host's pretrained weights.
+    """Return ``recipe`` with unset values set as in the training that produced the host's pretrained weights.
 
     Without pretrained weights the recipe is returned unchanged.
 
@@ -50,7 +50,7 @@ def resolve(recipe: Recipe, target: str) -> Recipe:
         elif key == "pad_type" and model.options[key] != value:
             raise UserError(
                 f"{origin.source} needs model.options.pad_type = {value!r}; the recipe says {model.options[key]!r}. "
-                "The weights would load and work worse: leave the option out"
+                "The weights would load but lose accuracy; remove the option from the recipe"
             )
     if start := _previous_start(recipe, target):
         settings["attention.start"] = start
@@ -58,20 +58,20 @@ def resolve(recipe: Recipe, target: str) -> Recipe:
         return recipe.with_overrides(settings)
     except UserError as error:
         message = str(error).removeprefix("settings: ")
-        raise UserError(f"{origin.source}: {message}; state it in the recipe") from None
+        raise UserError(f"{origin.source}: {message}; set the value in the recipe") from None
 
 
 def describe_resolved(requested: Recipe, resolved: Recipe) -> str | None:
-    """Return a sentence on the values that :func:`resolve` filled in, None if there are none."""
+    """Return a sentence that lists the values set by :func:`resolve`; None if it set no value."""
     before, after = (dict(_flatten(recipe.model_dump(mode="json"))) for recipe in (requested, resolved))
     new = [f"{key} = {value!r}" for key, value in after.items() if before.get(key) != value]
-    return f"Taken from what the host's weights were trained with: {', '.join(new)}." if new else None
+    return f"Set to the values that the host's weights were trained with: {', '.join(new)}." if new else None
 
 
 def _previous_start(recipe: Recipe, target: str) -> str | None:
-    """Return the start of the plugs of the run ``model.init_from`` if ``recipe`` has the same plugs, else None.
+    """Return ``attention.start`` of the run ``model.init_from`` if ``recipe`` has the same plugs, else None.
 
-    Plugs of such a run are loaded, so their start must be the same.
+    Weights of the same plugs are loaded, so the start must be the same.
     """
     if recipe.model.init_from is None or recipe.attention.start != "auto":
         return None
@@ -84,7 +84,7 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     has_same_plugs = all(
         getattr(previous.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
     )
-    # A network that is the encoder of an FCN has other site paths than the network by itself.
+    # Site paths change if the network becomes the encoder of an FCN.
     uses_fcn = name == "fcn" or (target == "mask" and not is_dense(name))
     previous_uses_fcn = (saved_network_config(folder)["host"] or {}).get("timm") == "fcn"
     return done.get("start") if has_same_plugs and uses_fcn == previous_uses_fcn else None

@@ -1,7 +1,7 @@
-"""The interface of a task, through which training, studies and reports use it.
+"""Interface between tasks and the code of training, studies and reports.
 
-To add a task, write ``tasks/<name>.py`` with one final subclass of :class:`Task`; no other file changes, and recipes
-select it with ``task.name``. For example, a regression of the class index::
+To add a task, write ``tasks/<name>.py`` with one final subclass of :class:`Task`; no other file changes. Recipes
+select the task with ``task.name``. For example, a regression of the class index::
 
     from typing import final
 
@@ -77,11 +77,11 @@ __all__ = ["Drawing", "Phase", "Task", "logits_problem"]
 
 @dataclass(frozen=True)
 class Drawing:
-    """Prediction or ground truth that a report shows beside its image.
+    """Prediction or ground truth that a report shows beside the image.
 
     Attributes:
         caption: short text, such as a class name.
-        right: True if the prediction is right; None for the ground truth, or if correctness is not binary.
+        right: True if the prediction is correct; None for the ground truth, or if correctness is not binary.
         picture: figure, such as a coloured mask; None if the caption suffices.
     """
 
@@ -99,8 +99,8 @@ class Task(ABC):
 
     Attributes:
         target: kind of target that the data must have, see ``saccade.data.samples.Target``.
-        is_default: True if recipes without ``task.name`` use this task for such data; True for one task per kind.
-        metrics: scores of the task. The first decides the verdicts, unless the recipe names another.
+        is_default: True if recipes without ``task.name`` use this task for such data; allowed for one task per kind.
+        metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
     """
 
@@ -124,14 +124,14 @@ class Task(ABC):
 
     @abstractmethod
     def host(self, model: Model) -> Mapping[str, Any]:
-        """Return the argument ``host`` of ``saccade.save``, usually from ``host_as_saved``."""
+        """Return the description of the host for ``saccade.save(host=…)``, usually from ``host_as_saved``."""
 
     @abstractmethod
     def output_problem(self, output: Any, images: Tensor) -> str | None:
         """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
-        The message says what the output is and what is needed, worded to follow the network's name. The check runs once
-        before training, with two images, in eval mode and in training mode.
+        The message is a predicate whose subject is the network: "gives …; … is needed". The check runs before
+        training, with two images, in eval mode and in training mode.
         """
 
     @abstractmethod
@@ -146,10 +146,10 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """Return per-image results (B, …) from which every metric can be computed, without gradients.
+        """Return per-image results (B, …) from which every metric can be computed.
 
-        The arguments are those of :meth:`loss`, but ``network`` is in eval mode. ``saccade.metrics.rows`` describes
-        values of varying number per image. NaN and infinity count as divergence and end the training.
+        Gradients are disabled. The arguments are those of :meth:`loss`, but ``network`` is in eval mode. For several
+        values per image, see ``saccade.metrics.rows``. NaN and infinity count as divergence and end the training.
         """
 
     @abstractmethod
@@ -157,10 +157,10 @@ class Task(ABC):
         """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """Return the training phases of ``network.training_phases()`` or the recipe, else one for all epochs.
+        """Return the training phases of ``network.training_phases()`` or the recipe, else one phase of all epochs.
 
         Raises:
-            UserError: ``training_phases()`` returns none, or network and recipe both define phases.
+            UserError: ``training_phases()`` returns no phase, or network and recipe both define phases.
         """
         training = self.recipe.training
         training_phases = getattr(network, "training_phases", None)
@@ -172,7 +172,7 @@ class Task(ABC):
         if training.phases:
             names = ", ".join(phase.name for phase in phases)
             raise UserError(
-                f"{type(network).__name__} is trained in phases of its own ({names}); leave training.phases out"
+                f"{type(network).__name__} defines its own training phases ({names}); remove training.phases"
             )
         return phases
 
@@ -207,7 +207,7 @@ class Task(ABC):
         """Draw the predictions for test images by ``network``, in eval mode on the CPU; None draws the ground truth."""
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """Return the normalised test images ``indices`` as a batch (B, C, H, W)."""
+        """Return the normalised test images at ``indices`` as a batch (B, C, H, W)."""
         return torch.stack([self.data.test[i][0] for i in indices])
 
 
@@ -218,7 +218,7 @@ def logits_problem(output: Any, shape: tuple[int, ...]) -> str | None:
         length = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""
         return f"gives a {type(output).__name__}{length}{keys}; one tensor of logits of shape {shape} is needed"
     if tuple(output.shape) != shape:
-        return f"gives {tuple(output.shape)} for two of them; logits of shape {shape} are needed"
+        return f"gives shape {tuple(output.shape)}; logits of shape {shape} are needed"
     if shape[1] > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
-        return "gives probabilities, which add up to 1 over the classes; logits are needed: leave the softmax out"
+        return "gives probabilities, which add up to 1 over the classes; logits are needed: remove the softmax"
     return None

@@ -95,7 +95,7 @@ class Classify(Task):
 
 
 def _rows(logits: Tensor, labels: Tensor) -> Rows:
-    """Return the rows of ``logits`` (N, K) with ``labels`` (N,)."""
+    """Return the rows for ``logits`` (N, K) and ``labels`` (N,)."""
     label_logits = logits.gather(1, labels[:, None])
     # Among equal logits the lowest index wins, as in argmax; NaN logits rank ahead of the label.
     has_lower_index = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]

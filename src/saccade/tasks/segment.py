@@ -1,7 +1,7 @@
 """Semantic segmentation: trained with cross-entropy; reports mean intersection over union, Dice and pixel accuracy.
 
 True positive, false positive and false negative pixels (tp, fp, fn) are counted by image and class, and summed over the
-test images. Classes that no test image has are left out of the means, and void pixels out of everything.
+test images. The means are over the classes in the ground truth. Void pixels are not counted.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ __all__ = ["Segment"]
 _BACKGROUND = "background"
 """Name of a class that drawings neither name nor colour."""
 _HUE_STEP = (5**0.5 - 1) / 2
-"""Step between the hues of successive classes, in turns; the golden ratio keeps many hues far apart."""
+"""Step between the hues of successive classes; the golden ratio keeps many hues far apart."""
 
 
-def _overlap(rows: Rows, weight: int) -> Tensor:
-    """Return weight·tp / (weight·tp + fp + fn) of each class (K,) in per cent; NaN for classes not in the truth."""
+def _overlap(rows: Rows, tp_weight: int) -> Tensor:
+    """Return w·tp / (w·tp + fp + fn) in per cent (K,), with w = ``tp_weight``; NaN for classes not in the truth."""
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
-    return torch.where(tp + fn > 0, 100.0 * weight * tp / (weight * tp + fp + fn), torch.nan)
+    return torch.where(tp + fn > 0, 100.0 * tp_weight * tp / (tp_weight * tp + fp + fn), torch.nan)
 
 
 def _iou(rows: Rows) -> Tensor:
@@ -69,7 +69,7 @@ class Segment(Task):
         Metric(name="pixel accuracy", score=_accuracy, **_PERCENT),
     )
 
-    def _dense(self, model: Model) -> Model:
+    def _dense_model(self, model: Model) -> Model:
         """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
         if is_dense(model.name):
             return model
@@ -77,10 +77,10 @@ class Segment(Task):
         return model.model_copy(update={"name": "fcn", "options": options})
 
     def build(self, model: Model) -> nn.Module:
-        return create_host(self._dense(model), len(self.data.classes), self.data.channels)
+        return create_host(self._dense_model(model), len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:
-        return host_as_saved(self._dense(model), len(self.data.classes), self.data.channels)
+        return host_as_saved(self._dense_model(model), len(self.data.classes), self.data.channels)
 
     def output_problem(self, output: Any, images: Tensor) -> str | None:
         return logits_problem(output, (len(images), len(self.data.classes), *images.shape[2:]))
@@ -127,7 +127,7 @@ class Segment(Task):
         return ", ".join(name for name in names if name != _BACKGROUND)
 
     def _paint(self, mask: Tensor) -> Image.Image:
-        """Return a mask (H, W) in colours: background black, void grey."""
+        """Return an RGB image of a mask (H, W): background black, void grey."""
         palette = np.zeros((VOID + 1, 3), dtype=np.uint8)
         for c, name in enumerate(self.data.classes):
             if name != _BACKGROUND:
@@ -138,11 +138,11 @@ class Segment(Task):
 
 
 def _count_pixels(predictions: Tensor, truth: Tensor, n_classes: int) -> Rows:
-    """Return the rows of ``predictions`` (N, H, W) against ``truth`` (N, H, W): tp, fp and fn, each (N, K)."""
+    """Return the rows for ``predictions`` and ``truth``, both (N, H, W): tp, fp and fn, each (N, K)."""
     offsets = n_classes * torch.arange(len(truth), device=truth.device)[:, None, None]
 
-    def count(classes: Tensor, mask: Tensor) -> Tensor:
-        return (offsets + classes)[mask].bincount(minlength=n_classes * len(truth)).view(-1, n_classes)
+    def count(classes: Tensor, selected: Tensor) -> Tensor:
+        return (offsets + classes)[selected].bincount(minlength=n_classes * len(truth)).view(-1, n_classes)
 
     is_labelled = truth != VOID
     tp = count(truth, is_labelled & (predictions == truth))
@@ -153,9 +153,12 @@ def _histogram(mask: Any) -> Tensor:
     return torch.as_tensor(mask).flatten().long().bincount(minlength=VOID + 1)
 
 
-def _constant_rows(counts: Tensor, prediction: int, n_classes: int) -> Rows:
-    """Return the row (K,) of an image with the class ``prediction`` everywhere, whose truth has ``counts`` (256,)."""
-    truth_counts = counts[:n_classes]
+def _constant_rows(truth_histogram: Tensor, prediction: int, n_classes: int) -> Rows:
+    """Return tp, fp and fn, each (K,), of one image if every pixel is predicted as ``prediction``.
+
+    ``truth_histogram`` (256,) counts the pixels of each class.
+    """
+    truth_counts = truth_histogram[:n_classes]
     tp = torch.zeros_like(truth_counts)
     tp[prediction] = truth_counts[prediction]
     fp = torch.zeros_like(truth_counts)

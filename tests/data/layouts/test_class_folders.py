@@ -137,7 +137,7 @@ def test_bad_files_of_the_validation_part_are_left_out(tmp_path):
         assert labels(split.val) == [0, 1, 1]
         facts = described(tmp_path, skip_bad=skip_bad)
         assert (facts["refused"], facts["used"]["val"], len(facts["left_out"])) == ([], 3, 1)
-    assert any("choosing a checkpoint on val does not see them" in note for note in described(tmp_path)["notes"])
+    assert any("do not count when a checkpoint is chosen" in note for note in described(tmp_path)["notes"])
     (tmp_path / "test" / "a" / "000.png").write_bytes(b"no")  # the twin: a part that is scored
     with pytest.raises(UserError, match=r"1 of 12 images cannot be used: .*test/a/000\.png is not an image"):
         opened(tmp_path)

@@ -137,7 +137,7 @@ def test_each_line_of_classes_is_one_name(root, monkeypatch):
     write(root, classes="zebra\nape\n \n\n")
     assert opened(root).classes == ["zebra", "ape"]  # the twin
     monkeypatch.setattr(class_list, "read_class_names", lambda path: ["zebra", "ape", "ape"])
-    with pytest.raises(ValueError, match="6 files have 4 images"):
+    with pytest.raises(ValueError, match="the survey lists a file twice: 6 files, 4 images"):
         opened(root)
 
 
@@ -192,13 +192,13 @@ def test_a_label_is_what_follows_the_ending(root, between):
 
 def test_the_line_that_is_unlike_the_others_is_named(root):
     write(root, train="cat/0.png 0\ndog/1.png 1\n", test="cat/3.png\ndog/3.png 1\n")
-    with pytest.raises(UserError, match=r"test\.txt names 'cat/3\.png' with no label; other lines have one"):
+    with pytest.raises(UserError, match=r"test\.txt: the line of 'cat/3\.png' has no label, but other lines have one"):
         opened(root)
     write(root, train="cat/0.png\ndog/1.png\n", test="cat/3.png\ndog/3.png 1\n")
-    with pytest.raises(UserError, match=r"test\.txt names 'dog/3\.png' with a label; other lines have none"):
+    with pytest.raises(UserError, match=r"test\.txt: the line of 'dog/3\.png' has a label, but other lines have none"):
         opened(root)
     write(root, train="filename,label\ncat/0.png,0\ndog/1.png,1\n", test="cat/3.png,0\ndog/3.png,1\n")
-    with pytest.raises(UserError, match=r"train\.txt names 'filename,label' with no label"):
+    with pytest.raises(UserError, match=r"train\.txt: the line of 'filename,label' has no label"):
         opened(root)
 
 

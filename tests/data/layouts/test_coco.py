@@ -268,8 +268,8 @@ OBJECTS = {
     "text that is cut": ({"segmentation": {"size": [20, 40], "counts": "P"}}, "has a compressed RLE that is cut"),
     "numbers without end": ({"bbox": [1, 2, 10**400, 4]}, "has the bbox"),
     "runs without end": ({"segmentation": {"size": [20, 10**30], "counts": [20 * 10**30]}}, "has an RLE of the size"),
-    "text without end": ({"segmentation": {"size": [20, 40], "counts": "o" * 10**5}}, "a compressed RLE with the char"),
-    "text of other letters": ({"segmentation": {"size": [20, 40], "counts": "~~"}}, "with the character '~'"),
+    "text without end": ({"segmentation": {"size": [20, 40], "counts": "o" * 10**5}}, "compressed RLE with an invalid"),
+    "text of other letters": ({"segmentation": {"size": [20, 40], "counts": "~~"}}, "with an invalid character, '~'"),
 }  # fmt: skip
 
 
@@ -292,7 +292,7 @@ CLEANED = {
     "of no image": ({"image_id": 999}, r"1 annotations of .* that it does not list; .* annotation 102 of image 999"),
     "of an image by text": ({"image_id": "2"}, "1 annotations of .* that it does not list"),
     "twice": ({"image_id": 3, "category_id": 18}, "1 objects are exact duplicates and are counted once"),
-    "an id twice": ({"id": 101}, r"1 annotation ids occur twice in .* \(first: 101\); all annotations are used"),
+    "an id twice": ({"id": 101}, r"1 annotation ids occur more than once in .* \(first: 101\); all annotations"),
 }  # fmt: skip
 
 
@@ -366,12 +366,12 @@ FILES = {
     "image without name": (lambda found: found["images"][1].update(file_name=7), "an id and a file_name are needed"),
     "category id twice": (lambda found: found["categories"][1].update(id=1), "the id 1 for the categories 'cat' and"),
     "category name twice": (lambda found: found["categories"][1].update(name="cat"), "the name 'cat' for the cat"),
-    "category id of text": (lambda found: found["categories"][1].update(id="b"), r"an id \(integer\) and a name are"),
+    "category id of text": (lambda found: found["categories"][1].update(id="b"), r"an integer id and a name are"),
     "a name of no letters": (lambda found: found["images"][1].update(file_name="\ud800.png"), "and a file_name are"),
     "a category of no letters": (lambda found: found["categories"][1].update(name="\udcff"), "and a name are needed"),
-    "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of objects"),
+    "no categories": (lambda found: found.pop("categories"), "has no list 'categories' of JSON objects"),
     "no images": (lambda found: found.update(images=[]), r"instances_train2017\.json lists no images"),
-    "annotations of numbers": (lambda found: found.update(annotations=[1]), "has no list 'annotations' of objects"),
+    "annotations of numbers": (lambda found: found.update(annotations=[1]), "no list 'annotations' of JSON objects"),
     "other images": (lambda found: [one.update(file_name=f"x{one['id']}.png") for one in found["images"]],
                      r"lists 6 images, such as x0\.png; none of them was found in annotations, "),
     "one image in two parts": (lambda found: found["images"][1].update(file_name="../val2017/000000000006.png"),
@@ -426,7 +426,7 @@ def test_a_part_to_test_on_alone(tmp_path):
     split = opened(tmp_path)  # one file is one set, whatever its name
     assert (len(split.train), len(split.test)) == (2, 1)
     write(tmp_path / "annotations/instances_test2017.json", document(range(6)))
-    with pytest.raises(UserError, match="is named for train"):
+    with pytest.raises(UserError, match="no file name contains 'train'"):
         opened(tmp_path)
 
 

@@ -182,7 +182,7 @@ def test_the_options_say_what_headers_do_not(tmp_path):
         ({"image": "foto", "labels": "u"}, r"data\.options\.image: .* has no column 'foto'\. Did you mean 'photo'\?"),
         ({"group": "whem", "labels": "u"}, r"data\.options\.group: .* no column 'whem'\. Did you mean 'when'\?"),
         ({"label": "u", "labels": "u"}, r"csv has no option 'label'\. Did you mean 'labels'\?"),
-        ({"file": "label.csv"}, r"there is no 'label\.csv' in it\. Did you mean 'labels\.csv'\?"),
+        ({"file": "label.csv"}, r"the folder has no file 'label\.csv'\. Did you mean 'labels\.csv'\?"),
         ({"labels": "u", "blank": 2}, r"data\.options\.blank = 2: 0 or 1 is needed"),
         ({"labels": "u", "uncertain": "u"}, r"data\.options\.uncertain = 'u': 0 or 1 is needed"),
     ):
@@ -267,7 +267,7 @@ def test_a_table_that_names_no_image_is_none(tmp_path):
     assert layouts.find_layout(Data(source=str(tmp_path))).name == "class_folders"
     reason = layouts.get("csv").check_source(str(tmp_path))
     assert reason == (
-        "no column of classes.csv names an image of the folder, which holds 8: its first row begins with 'cat'"
+        "no column of classes.csv names any of the 8 images of the folder; the first row begins with 'cat'"
     )
 
 

@@ -404,7 +404,7 @@ def test_a_text_file_that_is_no_text(tmp_path, content):
 
 
 FILES = {
-    "fewer names than nc": (YAML.replace("nc: 2", "nc: 3"), r"data\.yaml: nc is 3, and names has 2"),
+    "fewer names than nc": (YAML.replace("nc: 2", "nc: 3"), r"data\.yaml: nc is 3, but names has 2 names"),
     "names with a gap": (YAML.replace("['cat', 'dog']", "{0: cat, 2: dog}"), "has 2 entries, but none has the index 1"),
     "a name twice": (YAML.replace("'dog'", "'cat'"), "names has 'cat' twice"),
     "a name that YAML takes for a truth": (YAML.replace("'dog'", "no"), "name of class 1 is read as False; put it"),

@@ -41,8 +41,8 @@ def find_layout(spec: Data, target: str = "none") -> Layout:
 
     Args:
         spec: the ``[data]`` section of a recipe.
-        target: kind of target needed. If the first layout lacks it, one of its ``alternatives`` is returned instead,
-            provided that it reads the source and has the target.
+        target: kind of target needed. If the first layout lacks it, one of its ``alternatives`` is returned if one
+            reads the source and has the target, else the first layout.
 
     Raises:
         UserError: the layout or source does not exist, or no layout reads the source; the message names a converter

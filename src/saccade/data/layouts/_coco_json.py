@@ -18,7 +18,7 @@ from saccade.imagefiles import is_unicode
 __all__ = ["CocoFile", "read_coco", "run_lengths"]
 
 _TOO_LARGE = 1e9
-"""Exclusive bound on coordinates and run lengths, in pixels."""
+"""Exclusive upper bound on coordinates and run lengths, in pixels."""
 
 
 class CocoFile(NamedTuple):
@@ -35,12 +35,12 @@ class CocoFile(NamedTuple):
     notes: list[str]
 
 
-def read_coco(path: Path, owner: str) -> CocoFile:
+def read_coco(path: Path, file_name: str) -> CocoFile:
     """Return the contents of a COCO JSON file.
 
     Args:
         path: the file.
-        owner: name of the file in messages.
+        file_name: name of the file in messages.
 
     Raises:
         UserError: the file cannot be read or is not COCO JSON, or an image or category id occurs twice.
@@ -48,15 +48,15 @@ def read_coco(path: Path, owner: str) -> CocoFile:
     try:
         status = path.stat()
     except OSError as error:
-        raise UserError(f"cannot read {brief(owner)}: {error.strerror}") from None
-    return _read_cached(path, owner, status.st_size, status.st_mtime_ns)
+        raise UserError(f"cannot read {brief(file_name)}: {error.strerror}") from None
+    return _read_cached(path, file_name, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=4)  # more than the train, val and test files of one source
-def _read_cached(path: Path, owner: str, size: int, mtime_ns: int) -> CocoFile:
-    images, categories, annotations = _load_lists(path, owner)
-    category_names = _category_names(categories, owner)
-    entries = _images_by_id(images, owner)
+def _read_cached(path: Path, file_name: str, size: int, mtime_ns: int) -> CocoFile:
+    images, categories, annotations = _load_lists(path, file_name)
+    category_names = _category_names(categories, file_name)
+    entries = _images_by_id(images, file_name)
     notes = list[str]()
     by_image = defaultdict[Any, list[dict[str, Any]]](list)
     for annotation in annotations:
@@ -64,39 +64,39 @@ def _read_cached(path: Path, owner: str, size: int, mtime_ns: int) -> CocoFile:
     orphans = [annotation for image_id, group in by_image.items() if image_id not in entries for annotation in group]
     if orphans:
         notes.append(
-            f"{len(orphans)} annotations of {owner} belong to images that it does not list; they are left out (first: "
-            f"annotation {_short(orphans[0].get('id'))} of image {_short(orphans[0].get('image_id'))})"
+            f"{len(orphans)} annotations of {file_name} belong to images that it does not list; they are left out "
+            f"(first: annotation {_short(orphans[0].get('id'))} of image {_short(orphans[0].get('image_id'))})"
         )
     id_counts = Counter(_short(annotation.get("id")) for annotation in annotations if "id" in annotation)
     repeated_ids = [annotation_id for annotation_id, count in id_counts.items() if count > 1]
     if repeated_ids:
-        ids_text = f"first: {repeated_ids[0]}"
         notes.append(
-            f"{len(repeated_ids)} annotation ids occur twice in {owner} ({ids_text}); all annotations are used"
+            f"{len(repeated_ids)} annotation ids occur more than once in {file_name} (first: {repeated_ids[0]}); "
+            "all annotations are used"
         )
     category_ids = (annotation.get("category_id") for annotation in annotations)
-    supercategory = _empty_supercategory(categories, set(filter(_is_id, category_ids)))
-    if supercategory is not None:
+    supercategory_id = _empty_supercategory(categories, set(filter(_is_id, category_ids)))
+    if supercategory_id is not None:
         notes.append(
-            f"the category {brief(category_names.pop(supercategory))!r} of {owner} is the "
+            f"the category {brief(category_names.pop(supercategory_id))!r} of {file_name} is the "
             "supercategory of all others and has no objects; it is left out"
         )
-    annotated = dict[str, ImageAnnotations]()
-    ids = defaultdict[str, list[Any]](list)
+    annotations_by_name = dict[str, ImageAnnotations]()
+    ids_by_name = defaultdict[str, list[Any]](list)
     for image_id, entry in entries.items():
         name = PurePosixPath(entry["file_name"].replace("\\", "/")).as_posix()
-        ids[name].append(image_id)
-        annotated[name] = _parse_image(entry, by_image[image_id], category_names, owner)
-    for name, image_ids in ids.items():
+        ids_by_name[name].append(image_id)
+        annotations_by_name[name] = _parse_image(entry, by_image[image_id], category_names, file_name)
+    for name, image_ids in ids_by_name.items():
         if image_ids[1:]:
             ids_text = " and ".join(map(_short, image_ids[:2]))
-            annotated[name] = ImageAnnotations(
-                owner, problem=f"is listed twice in {brief(owner)}, with the ids {ids_text}"
+            annotations_by_name[name] = ImageAnnotations(
+                file_name, problem=f"is listed twice in {brief(file_name)}, with the ids {ids_text}"
             )
-    return CocoFile([category_names[category_id] for category_id in sorted(category_names)], annotated, notes)
+    return CocoFile([category_names[category_id] for category_id in sorted(category_names)], annotations_by_name, notes)
 
 
-def _load_lists(path: Path, owner: str) -> list[list[dict[str, Any]]]:
+def _load_lists(path: Path, file_name: str) -> list[list[dict[str, Any]]]:
     """Return the lists ``images``, ``categories`` and ``annotations``.
 
     Raises:
@@ -107,24 +107,24 @@ def _load_lists(path: Path, owner: str) -> list[list[dict[str, Any]]]:
             values = json.load(file)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"cannot read {brief(owner)}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
+            f"cannot read {brief(file_name)}: not valid JSON at line {error.lineno}, column {error.colno} ({error.msg})"
         ) from None
     except UnicodeDecodeError:
-        raise UserError(f"cannot read {brief(owner)}: it is not UTF-8") from None
+        raise UserError(f"cannot read {brief(file_name)}: it is not UTF-8") from None
     except RecursionError:
-        raise UserError(f"cannot read {brief(owner)}: it is nested too deeply") from None
+        raise UserError(f"cannot read {brief(file_name)}: it is nested too deeply") from None
     except (OSError, ValueError) as error:  # ValueError: an integer of thousands of digits
-        raise UserError(f"cannot read {brief(owner)}: {brief(getattr(error, 'strerror', None) or error)}") from None
+        raise UserError(f"cannot read {brief(file_name)}: {brief(getattr(error, 'strerror', None) or error)}") from None
     lists = []
     for key in ("images", "categories", "annotations"):
         value = values.get(key) if isinstance(values, dict) else None
         if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
-            raise UserError(f"{brief(owner)} has no list {key!r} of objects; COCO JSON has one")
+            raise UserError(f"{brief(file_name)} has no list {key!r} of JSON objects; COCO JSON needs one")
         lists.append(value)
     return lists
 
 
-def _category_names(categories: Sequence[Mapping[str, Any]], owner: str) -> dict[int, str]:
+def _category_names(categories: Sequence[Mapping[str, Any]], file_name: str) -> dict[int, str]:
     """Return category names by id.
 
     Raises:
@@ -135,24 +135,24 @@ def _category_names(categories: Sequence[Mapping[str, Any]], owner: str) -> dict
         category_id, name = category.get("id"), category.get("name")
         if not isinstance(category_id, int) or isinstance(category_id, bool) or not _is_name(name):
             raise UserError(
-                f"{brief(owner)} has the category {brief(dict(category), 80)}; an id (integer) and a name are needed"
+                f"{brief(file_name)} has the category {brief(dict(category), 80)}; an integer id and a name are needed"
             )
         if category_id in names:
             raise UserError(
-                f"{brief(owner)} has the id {category_id} for the categories {names[category_id]!r} and {name!r}"
+                f"{brief(file_name)} has the id {category_id} for the categories {names[category_id]!r} and {name!r}"
             )
         names[category_id] = name
     duplicate = next((name for name, count in Counter(names.values()).items() if count > 1), None)
     if duplicate is not None:
         category_ids = [str(category_id) for category_id, name in names.items() if name == duplicate]
         raise UserError(
-            f"{brief(owner)} has the name {brief(duplicate)!r} for the categories {' and '.join(category_ids)}"
+            f"{brief(file_name)} has the name {brief(duplicate)!r} for the categories {' and '.join(category_ids)}"
         )
     return names
 
 
 def _empty_supercategory(categories: Sequence[Mapping[str, Any]], used: set[Any]) -> int | None:
-    """Return the id of the category that Roboflow adds above all others, without objects; None if there is none."""
+    """Return the id of Roboflow's supercategory of all categories if it has no objects, else None."""
     first, *others = categories or [{}]
     is_supercategory = others and all(category.get("supercategory") == first.get("name") for category in others)
     if is_supercategory and first.get("supercategory") in ("none", None) and first["id"] not in used:
@@ -160,7 +160,7 @@ def _empty_supercategory(categories: Sequence[Mapping[str, Any]], used: set[Any]
     return None
 
 
-def _images_by_id(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dict[str, Any]]:
+def _images_by_id(images: Sequence[dict[str, Any]], file_name: str) -> dict[Any, dict[str, Any]]:
     """Return image entries by id.
 
     Raises:
@@ -170,39 +170,39 @@ def _images_by_id(images: Sequence[dict[str, Any]], owner: str) -> dict[Any, dic
     for entry in images:
         image_id, name = entry.get("id"), entry.get("file_name")
         if not _is_id(image_id) or not _is_name(name):
-            raise UserError(f"{brief(owner)} has the image {brief(entry, 80)}; an id and a file_name are needed")
+            raise UserError(f"{brief(file_name)} has the image {brief(entry, 80)}; an id and a file_name are needed")
         if image_id in entries:
             names = f"{brief(entries[image_id]['file_name'])} and {brief(name)}"
-            raise UserError(f"{brief(owner)} has the id {_short(image_id)} for the images {names}")
+            raise UserError(f"{brief(file_name)} has the id {_short(image_id)} for the images {names}")
         entries[image_id] = entry
     return entries
 
 
 def _parse_image(
-    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], owner: str
+    image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]], names: Mapping[int, str], file_name: str
 ) -> ImageAnnotations:
     """Return the objects of one image, with the reason why the image cannot be used, if any."""
     width, height = (_parse_side(image.get(name)) for name in ("width", "height"))
     size = (width, height) if width and height else None
     objects, left_out = list[Annotation](), list[tuple[str, str]]()
     for annotation in annotations:
-        where = f"annotation {_short(annotation.get('id'))}"
+        location = f"annotation {_short(annotation.get('id'))}"
         try:
-            result = _parse_annotation(annotation, names, where)
+            result = _parse_annotation(annotation, names, location)
         except LabelError as problem:
-            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, {location} of which {problem}")
         if isinstance(result, str):
-            left_out.append((result, where))
+            left_out.append((result, location))
         else:
             objects.append(result)
-    return ImageAnnotations(owner, tuple(objects), size, cleaned=left_out)
+    return ImageAnnotations(file_name, tuple(objects), size, remarks=left_out)
 
 
-def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:
-    """Return the object of an annotation, or the reason why it is left out, "crowd".
+def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], location: str) -> Annotation | str:
+    """Return the object of an annotation, or "crowd" if it is left out.
 
     Raises:
-        LabelError: the annotation cannot be used; the message continues a sentence that names it.
+        LabelError: the annotation cannot be used; the message is a predicate whose subject is the annotation.
     """
     category_id = annotation.get("category_id")
     if not isinstance(category_id, int) or isinstance(category_id, bool) or category_id not in names:
@@ -218,17 +218,17 @@ def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], w
     if box is None or box == []:
         if not polygons:
             raise LabelError("has neither a bbox nor polygons")
-        return Annotation(names[category_id], polygon_box(polygons), polygons, None, where)
+        return Annotation(names[category_id], polygon_box(polygons), polygons, None, location)
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
         raise LabelError(f"has the bbox {brief(box, 60)}; four numbers [x, y, width, height] are needed")
     x, y, width, height = map(float, box)
     if width < 0 or height < 0:
         raise LabelError(f"has a bbox {width:g} wide and {height:g} high; both must be at least 0")
-    return Annotation(names[category_id], (x, y, x + width, y + height), polygons, rle, where)
+    return Annotation(names[category_id], (x, y, x + width, y + height), polygons, rle, location)
 
 
 def _parse_segmentation(segmentation: Any) -> tuple[tuple[array[float], ...], Rle | None]:
-    """Return the polygons and the RLE of a segmentation; at most one of them is present."""
+    """Return the polygons and the RLE of a segmentation; at most one of the two is present."""
     if not segmentation:
         return (), None
     if isinstance(segmentation, dict):
@@ -278,7 +278,7 @@ def run_lengths(text: str) -> list[int]:
     for character in text:
         bits = ord(character) - 48
         if not 0 <= bits < 64 or shift > 60:
-            raise LabelError(f"has a compressed RLE with the character {character!r} which is not allowed there")
+            raise LabelError(f"has a compressed RLE with an invalid character, {character!r}")
         value |= (bits & 31) << shift
         shift += 5
         if bits & 32:

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 __all__ = ["FolderLayout"]
 
 _SMALL_SIDE = 64
-"""Largest side in pixels of images that get the small host."""
+"""Largest median of the shorter image sides, in pixels, for which recipe ``small_images`` is suggested."""
 _MIN_SIDE = 16
-"""Smallest input side in pixels; the small host halves its input three times."""
+"""Smallest input side in pixels for recipe ``small_images``, whose host halves its input three times."""
 _CHECK_SIDE = 64
 """Side in pixels to which images are resized when the data is checked."""
 _FLAT_LEVELS = 16
-"""Number of levels, of 256, below which every channel of a one-coloured image stays.
+"""An image is flat if, in each channel, maximum - minimum is below this number of the 256 levels.
 
 12-bit values in a 16-bit file come out as 0 to 15.
 """
@@ -46,11 +46,11 @@ class FolderLayout(Layout):
     """Layout of image files below one folder.
 
     Attributes:
-        exact: True if images are decoded at full size, because their targets are in image coordinates.
+        full_resolution: True if images are decoded at full size, because their targets are in image coordinates.
         options: maps each key allowed in ``data.options`` to its description.
     """
 
-    exact: ClassVar[bool] = False
+    full_resolution: ClassVar[bool] = False
     options: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
@@ -70,9 +70,7 @@ class FolderLayout(Layout):
         """
 
     def check_auto_choice(self, root: Path) -> str | None:
-        """Return the reason to leave a readable folder to another layout unless ``data.layout`` names this one; else
-        None.
-        """
+        """Return the reason to skip this layout for a readable folder if ``data.layout`` is ``auto``, else None."""
         return None
 
     def survey_with_options(self, root: Path, options: Mapping[str, Any]) -> Survey:
@@ -87,12 +85,12 @@ class FolderLayout(Layout):
         return self.survey(root)
 
     @abstractmethod
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> TargetSource:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> TargetSource:
         """Return the targets of the layout's default kind.
 
         Args:
             survey: result of ``survey_with_options``.
-            sizes: maps each image to load labels for to its (width, height) in pixels; unreadable images are not in it.
+            sizes: maps each readable image whose target is needed to its (width, height) in pixels.
             notify: receives progress events; None reports nothing.
         """
 
@@ -168,9 +166,9 @@ class FolderLayout(Layout):
         survey = self._survey(spec)
         selection = select_files(spec, survey)
         paths = selection.all_files
-        opened = open_images(paths, spec, self.default_size, notify, self.exact)
-        labels = NoTargets() if target == "none" else self.load_labels(survey, opened.sizes, notify)
-        bad_files = opened.errors | survey.missing | labels.problems
+        opened = open_images(paths, spec, self.default_size, notify, self.full_resolution)
+        target_source = NoTargets() if target == "none" else self.load_targets(survey, opened.sizes, notify)
+        bad_files = opened.errors | survey.missing | target_source.problems
         val_files = set(selection.files("val"))
         problems = [f"{brief(path)} {problem}" for path, problem in bad_files.items() if path not in val_files]
         if problems and not spec.skip_bad:
@@ -179,10 +177,10 @@ class FolderLayout(Layout):
                 + ". Repair them, or leave them out: --skip-bad (data.skip_bad = true)."
             )
         left_out_counts = selection.counts(bad_files)
-        selection, opened = selection.without(bad_files), opened.without(labels.problems)
+        selection, opened = selection.without(bad_files), opened.without(target_source.problems)
         if len(opened.sizes) != len(selection.all_files):
             raise ValueError(
-                f"{len(selection.all_files)} files have {len(opened.sizes)} images; the survey lists a file twice"
+                f"the survey lists a file twice: {len(selection.all_files)} files, {len(opened.sizes)} images"
             )
         n_train = len(selection.files("train"))
         areas = opened.areas()[:n_train] if spec.resize == "pad" else None
@@ -191,13 +189,13 @@ class FolderLayout(Layout):
             red, green, blue = (round(255 * value) for value in mean)
             opened = opened.padded((red, green, blue))
         image_sets, offset = {}, 0
-        for part in selection.splits:
-            files = selection.files(part)
-            pictures = opened.images[offset : offset + len(files)]
-            augment = spec.augment if part == "train" else ()
-            targets = labels.targets(files, opened.frame)
+        for split in selection.splits:
+            files = selection.files(split)
+            images = opened.images[offset : offset + len(files)]
+            augment = spec.augment if split == "train" else ()
+            targets = target_source.targets(files, opened.frame)
             groups = [survey.groups[path] for path in files] if survey.groups else None
-            image_sets[part] = ImageSet(pictures, targets, mean, std, augment, groups)
+            image_sets[split] = ImageSet(images, targets, mean, std, augment, groups)
             offset += len(files)
         size = opened.frame.height, opened.frame.width
         return Splits(
@@ -205,22 +203,23 @@ class FolderLayout(Layout):
             test=image_sets["test"],
             val=image_sets.get("val") or None,
             target=target,
-            classes=list(labels.classes),
+            classes=list(target_source.classes),
             channels=3,
             size=size,
             mean=mean,
             std=std,
-            description=_description(survey.root, selection, labels, size, left_out_counts) + describe_settings(spec),
+            description=_description(survey.root, selection, target_source, size, left_out_counts)
+            + describe_settings(spec),
             fingerprint=digest_values(
                 [
-                    part,
-                    labels.fingerprint_entry(path),
+                    split,
+                    target_source.fingerprint_entry(path),
                     path.relative_to(survey.root).as_posix(),
                     opened.contents[path][1],
                 ]
                 + ([survey.groups[path]] if survey.groups else [])
-                for part in ("train", "test")
-                for path in selection.files(part)
+                for split in ("train", "test")
+                for path in selection.files(split)
             ),
             left_out=left_out_counts,
             cautions=_duplicates(selection, opened.contents).sentences(survey.root),
@@ -235,41 +234,43 @@ class FolderLayout(Layout):
         survey = self._survey(spec)
         paths = survey.files
         sizes_of: dict[Path, tuple[int, int]] = {}
-        contents: dict[Path, tuple[int, int]] = {}
+        content_digests: dict[Path, tuple[int, int]] = {}
         bad_files: dict[Path, str] = {}
         flat_images: list[Path] = []
         for path, result in zip(paths, read_images(paths, Frame(_CHECK_SIDE, _CHECK_SIDE), notify), strict=True):
             if result.pixels is None or result.size is None or result.content is None:
                 bad_files[path] = f"{brief(path)} {result.problem}"
                 continue
-            sizes_of[path], contents[path] = result.size, result.content
+            sizes_of[path], content_digests[path] = result.size, result.content
             if np.ptp(result.pixels, axis=(1, 2)).max() < _FLAT_LEVELS:
                 flat_images.append(path)
-        labels = self.load_labels(survey, sizes_of, notify)
-        bad_files |= {path: f"{brief(path)} {problem}" for path, problem in (survey.missing | labels.problems).items()}
-        refused, notes = list(survey.problems), [*survey.notes, *labels.notes]
+        target_source = self.load_targets(survey, sizes_of, notify)
+        bad_files |= {
+            path: f"{brief(path)} {problem}" for path, problem in (survey.missing | target_source.problems).items()
+        }
+        errors, notes = list(survey.problems), [*survey.notes, *target_source.notes]
         selected, val, used, duplicates = set(paths), set[Path](), None, Duplicates()
         if not survey.problems:
             try:
                 selection = select_files(spec, survey)
                 selected, val = set(selection.all_files), set(selection.files("val"))
-                duplicates = _duplicates(selection, contents)
+                duplicates = _duplicates(selection, content_digests)
                 remaining = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
             except UserError as error:
-                refused.append(str(error))
+                errors.append(str(error))
             else:
-                used = {part: len(remaining.files(part)) for part in remaining.splits}
+                used = {split: len(remaining.files(split)) for split in remaining.splits}
                 notes.append(selection.description)
         notes += duplicates.sentences(survey.root)
         left_out = [sentence for path, sentence in bad_files.items() if path in (selected if spec.skip_bad else val)]
         if not spec.skip_bad:
-            refused += [sentence for path, sentence in bad_files.items() if path in selected - val]
+            errors += [sentence for path, sentence in bad_files.items() if path in selected - val]
             if left_out:
                 notes.append(
-                    f"{len(left_out)} bad images are left out of val; choosing a checkpoint on val does not see them"
+                    f"{len(left_out)} bad images are left out of val, so they do not count when a checkpoint is chosen"
                 )
         if unselected := [sentence for path, sentence in bad_files.items() if path not in selected]:
-            notes.append(f"{len(unselected)} bad files are not among the selected images: {_listed(unselected)}")
+            notes.append(f"{len(unselected)} bad files are not among the selected images: {_join_first(unselected)}")
         notes += _ignored_notes(survey)
         if flat_images := [path for path in flat_images if path in selected]:
             notes.append(_flat_note(flat_images, sum(path in selected for path in sizes_of)))
@@ -280,51 +281,55 @@ class FolderLayout(Layout):
             "layout": self.name,
             "parts": [
                 {
-                    "name": part.name,
-                    "images": sum(path in sizes_of for path in part.files),
-                    "classes": labels.class_counts(part, sizes_of),
+                    "name": split_files.name,
+                    "images": sum(path in sizes_of for path in split_files.files),
+                    "classes": target_source.class_counts(split_files, sizes_of),
                 }
-                for part in survey.splits.values()
+                for split_files in survey.splits.values()
             ],
             "sizes": [{"size": list(size), "images": images} for size, images in sizes.most_common()],
-            "used": used if not refused else None,
+            "used": used if not errors else None,
             "height": height,
             "width": width,
             "channels": 3,
             "same_bytes": duplicates.counts(),
             "notes": notes,
             "left_out": left_out,
-            "refused": refused,
+            "refused": errors,
         }
 
     @final
-    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+    def read_cells(self, spec: Data, split: str, count: int) -> list[Cell]:
         import torch
 
         from saccade.data.opening import read_image
 
         survey = self._survey(spec)
-        files = select_files(spec, survey).files(part)
+        files = select_files(spec, survey).files(split)
         frame = Frame.from_spec(spec, spec.height_width or DEFAULT_SIZE)
         images = {
-            path: image for path in evenly_spaced(files, count) if (image := read_image(path, frame, self.exact)).size
+            path: image
+            for path in evenly_spaced(files, count)
+            if (image := read_image(path, frame, self.full_resolution)).size
         }
-        labels = self.load_labels(survey, {path: image.size for path, image in images.items() if image.size}, None)
-        paths = [path for path in images if path not in labels.problems]
-        targets = labels.targets(paths, frame)
-        return [labels.cell(torch.from_numpy(images[path].pixels), targets[n]) for n, path in enumerate(paths)]
+        target_source = self.load_targets(
+            survey, {path: image.size for path, image in images.items() if image.size}, None
+        )
+        paths = [path for path in images if path not in target_source.problems]
+        targets = target_source.targets(paths, frame)
+        return [target_source.cell(torch.from_numpy(images[path].pixels), targets[n]) for n, path in enumerate(paths)]
 
 
 def _description(
     root: Path,
     selection: Selection,
-    labels: TargetSource,
+    target_source: TargetSource,
     size: tuple[int, int],
     left_out_counts: dict[str, dict[str, int]],
 ) -> str:
     adjectives = {"train": "training", "test": "test", "val": "validation"}
-    counts = [f"{len(selection.files(part))} {adjectives[part]}" for part in selection.splits]
-    classes = f" of {len(labels.classes)} classes" if labels.classes else ""
+    counts = [f"{len(selection.files(split))} {adjectives[split]}" for split in selection.splits]
+    classes = f" of {len(target_source.classes)} classes" if target_source.classes else ""
     axis_note = " (height × width)" if size[0] != size[1] else ""
     left_out = f", {describe_left_out(left_out_counts)}" if left_out_counts else ""
     return (
@@ -333,9 +338,9 @@ def _description(
     )
 
 
-def _duplicates(selection: Selection, contents: dict[Path, tuple[int, int]]) -> Duplicates:
+def _duplicates(selection: Selection, content_digests: dict[Path, tuple[int, int]]) -> Duplicates:
     """Return the duplicates among the training and test images."""
-    return find_duplicates({part: selection.splits[part] for part in ("train", "test")}, contents)
+    return find_duplicates({split: selection.splits[split] for split in ("train", "test")}, content_digests)
 
 
 def _path_size_mtime(path: Path) -> tuple[str, int, int]:
@@ -348,7 +353,7 @@ def _path_size_mtime(path: Path) -> tuple[str, int, int]:
 
 
 def _sample_sizes(folder: Path) -> list[tuple[int, int]]:
-    """Return the upright (width, height) of at most 20 images under ``folder``, from their headers."""
+    """Return (width, height) after EXIF rotation of at most 20 images under ``folder``, from their headers."""
     sizes = []
     for path in islice(filter(is_image, walk(folder)), 200):
         try:
@@ -366,11 +371,13 @@ def _ignored_notes(survey: Survey) -> list[str]:
     notes = []
     if survey.hidden:
         notes.append(
-            f"ignored {survey.hidden.total()} hidden files and files of operating systems: {_counted(survey.hidden)}"
+            f"ignored {survey.hidden.total()} hidden files and files of operating systems: "
+            f"{_join_counts(survey.hidden)}"
         )
     if survey.other_files:
         notes.append(
-            f"{survey.other_files.total()} files have no image suffix and are not read: {_counted(survey.other_files)}"
+            f"{survey.other_files.total()} files have no image suffix and are not read: "
+            f"{_join_counts(survey.other_files)}"
         )
     if survey.n_links:
         notes.append(f"{survey.n_links} files are links to images of the same class; each image is used once")
@@ -379,17 +386,17 @@ def _ignored_notes(survey: Survey) -> list[str]:
 
 def _flat_note(flat_images: list[Path], n_images: int) -> str:
     """Return a note on images of nearly one colour, with a hint for 16-bit greyscale files."""
-    note = f"{len(flat_images)} of {n_images} images are of one colour or nearly so: {_listed(flat_images)}"
-    n_deep = sum(map(_is_deep, flat_images))
+    note = f"{len(flat_images)} of {n_images} images are of one colour or nearly so: {_join_first(flat_images)}"
+    n_high_depth = sum(map(_has_high_bit_depth, flat_images))
     return note + (
-        f". {n_deep} of them are 16-bit greyscale, reduced to the upper byte: if their values use fewer bits, rescale "
-        "them to 0 to 65535"
-        if n_deep
+        f". {n_high_depth} of them are 16-bit greyscale, reduced to the upper byte: if their values use fewer bits, "
+        "rescale them to 0 to 65535"
+        if n_high_depth
         else ""
     )
 
 
-def _is_deep(path: Path) -> bool:
+def _has_high_bit_depth(path: Path) -> bool:
     """Return True if the file holds 16- or 32-bit greyscale."""
     try:
         with open_image(path) as image:
@@ -398,11 +405,13 @@ def _is_deep(path: Path) -> bool:
         return False
 
 
-def _counted(counts: Counter[str], shown: int = 5) -> str:
-    """Return the ``shown`` most frequent names with their counts, as text."""
-    return _listed([f"{name or 'no suffix'} ({count})" for name, count in counts.most_common()], shown)
+def _join_counts(counts: Counter[str], n_shown: int = 5) -> str:
+    """Return the ``n_shown`` most frequent names with their counts, as text."""
+    return _join_first([f"{name or 'no suffix'} ({count})" for name, count in counts.most_common()], n_shown)
 
 
-def _listed(things: Sequence[object], shown: int = 3) -> str:
-    """Return the first ``shown`` values as text, and the number of further ones."""
-    return ", ".join(map(brief, things[:shown])) + (f" and {len(things) - shown} more" if len(things) > shown else "")
+def _join_first(things: Sequence[object], n_shown: int = 3) -> str:
+    """Return the first ``n_shown`` values as text, and the number of the others."""
+    return ", ".join(map(brief, things[:n_shown])) + (
+        f" and {len(things) - n_shown} more" if len(things) > n_shown else ""
+    )

@@ -10,22 +10,22 @@ from saccade.imagefiles import resolve_inside
 __all__ = ["check_inside"]
 
 
-def check_inside(root: Path, names: Iterable[str], owner: str) -> None:
-    """Raise unless every path in ``names`` stays below ``root``.
+def check_inside(root: Path, paths: Iterable[str], file_name: str) -> None:
+    """Raise unless every path in ``paths`` stays below ``root``.
 
-    Links are resolved once per folder, because lists hold many paths of few folders.
+    Symbolic links are resolved once per folder, because lists hold many paths of few folders.
 
     Args:
         root: folder that must contain every path.
-        names: paths relative to ``root``, with ``/``.
-        owner: file that holds the paths, for the message.
+        paths: paths relative to ``root``, with ``/``.
+        file_name: file that holds the paths, for the message.
 
     Raises:
         UserError: see :func:`saccade.imagefiles.resolve_inside`.
     """
     checked_folders = set()
-    for name in names:
-        folder = name.rpartition("/")[0]
-        if folder not in checked_folders or ".." in name or "\0" in name:
-            resolve_inside(root, name, owner)
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        if folder not in checked_folders or ".." in path or "\0" in path:
+            resolve_inside(root, path, file_name)
             checked_folders.add(folder)

@@ -15,8 +15,8 @@ class MaskFolderLayout(FolderLayout):
     """Layout of image files and mask files."""
 
     targets = ("mask",)
-    exact = True
-    options = MappingProxyType({"void": "names of classes whose pixels are in no class; false keeps all classes"})
+    full_resolution = True
+    options = MappingProxyType({"void": "names of classes to ignore; false ignores none"})
 
     def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
         """Return the common (H, W) of the images, square or not, so that masks are used at full size."""

@@ -78,29 +78,31 @@ def _darknet(root: Path) -> str | None:
 
 def _labelimg(root: Path) -> str | None:
     """Detect LabelImg annotations in the folder of their images, where LabelImg saves them by default."""
-    for ending, pattern, folders in (
+    for suffix, pattern, folder_names in (
         ("txt", rb"\A\s*\d+(\s+\d*\.\d+){4}\s", "images and labels"),
         ("xml", rb"<annotation[\s>]", "JPEGImages and Annotations"),
     ):
-        files = islice(sorted(root.glob(f"*.{ending}")), _MAX_FILES)
+        files = islice(sorted(root.glob(f"*.{suffix}")), _MAX_FILES)
         label_file = next((path for path in files if re.search(pattern, _read_header(path) + b"\n")), None)
         image = label_file and next(
             (path for path in root.glob("*") if is_image(path) and path.stem == label_file.stem), None
         )
         if label_file and image:
             names = f"{brief(image.name)} and {brief(label_file.name)}"
-            return f"{names} are in one folder: move the images and the .{ending} files into two folders, {folders}"
+            return (
+                f"{names} are in one folder: move the images and the .{suffix} files into two folders, {folder_names}"
+            )
     return None
 
 
 _HINTS: tuple[Callable[[Path], str | None], ...] = (_supervisely, _cvat, _label_studio, _labelme, _darknet, _labelimg)
 
 
-def _find_file(root: Path, ending: str, pattern: bytes) -> Path | None:
-    """Return the first of a few files in ``root`` and its subfolders whose header matches ``pattern``."""
+def _find_file(root: Path, suffix: str, pattern: bytes) -> Path | None:
+    """Return the first of at most 100 files in ``root`` and its subfolders whose header matches ``pattern``."""
     regex = re.compile(pattern, re.DOTALL)
     files = chain.from_iterable(
-        islice(sorted(folder.glob(f"*.{ending}")), _MAX_FILES) for folder in (root, *subfolders(root))
+        islice(sorted(folder.glob(f"*.{suffix}")), _MAX_FILES) for folder in (root, *subfolders(root))
     )
     return next((path for path in islice(files, 5 * _MAX_FILES) if regex.search(_read_header(path))), None)
 

@@ -34,7 +34,7 @@ class FolderTables(NamedTuple):
         tables: tables that hold labels.
         images: index of the images in the folder.
         notes: sentences on tables that are not read.
-        unused: clauses on splits that are not used.
+        unused: sentences on splits that are not used.
     """
 
     tables: list[ImageTable]
@@ -77,7 +77,7 @@ class TableLayout(FolderLayout):
         """Return the tables of a folder, with the columns set in ``data.options``.
 
         Raises:
-            UserError: no table exists or can be read; the message is a clause with the reason.
+            UserError: there is no readable table; the message is a clause with the reason.
         """
 
     @final
@@ -88,7 +88,7 @@ class TableLayout(FolderLayout):
 
     @final
     def check_folder(self, root: Path) -> str | None:
-        """Look for a table whose rows name images of the folder."""
+        """Return None if the rows of a table name images of the folder, else the reason."""
         try:
             self.find_tables(root, _NO_OPTIONS)
         except UnclearError:  # ``survey_with_options`` reports what is missing
@@ -109,14 +109,14 @@ class TableLayout(FolderLayout):
         notes, problems = [*folder_tables.notes, *labelling.notes], list(labelling.problems)
         if not labelling.classes and not problems:
             problems.append("no row has a label")
-        is_binary = [table.columns.form == "flags" for table in folder_tables.tables]
+        are_binary = [table.columns.form == "flags" for table in folder_tables.tables]
         is_single_label = all(len(row.labels) == 1 for row in labelling.images.values())
         labels_of = None
         if any(table.columns.form == "delimited" for table in folder_tables.tables) or (
-            any(is_binary) and not is_single_label
+            any(are_binary) and not is_single_label
         ):
             labels_of = {path: row.labels for path, row in labelling.images.items()}
-        elif all(is_binary):
+        elif all(are_binary):
             notes.append(f"each image has exactly one of {len(labelling.classes)} labels; they are read as classes")
         notes += [sentence for table in folder_tables.tables if (sentence := _delimiter_note(table))]
         groups = {path: row.group for path, row in labelling.images.items() if row.group}
@@ -128,10 +128,10 @@ class TableLayout(FolderLayout):
             labelling.images |= _assign_by_folder(labelling, root)
         if n_unlisted := len(set(folder_tables.images.files) - labelling.images.keys()):
             notes.append(f"{n_unlisted} images are in no row and are not used")
-        parts = _parts_by_role(labelling, by_class=labels_of is None)
-        if "train" not in parts:
+        splits = _group_by_split(labelling, by_class=labels_of is None)
+        if "train" not in splits:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
-        survey = make_survey(root, parts, None, folder_tables.images.hidden, notes)
+        survey = make_survey(root, splits, None, folder_tables.images.hidden, notes)
         classes = [name for name in labelling.classes if name in survey.classes]
         completed = replace(
             survey,
@@ -145,7 +145,7 @@ class TableLayout(FolderLayout):
         return _TableSurvey(**vars(completed), labels=tuple(labelling.classes), labels_of=labels_of)
 
     @final
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> TargetSource:
+    def load_targets(self, survey: Survey, sizes: object, notify: Notify | None) -> TargetSource:
         if isinstance(survey, _TableSurvey) and survey.labels_of is not None:
             return LabelVectors(
                 survey.labels,
@@ -156,25 +156,25 @@ class TableLayout(FolderLayout):
 
 
 def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, LabelledImage]:
-    """Return the images assign_splits to splits by their top-level folders.
+    """Return the images, assigned to splits by their top-level folders.
 
     An empty dict is returned if a row names a split, an image is in no split folder, or there is no second split.
     """
-    role_of = {word: role for role, words in SPLIT_NAMES.items() for word in words}
+    split_of = {word: split for split, words in SPLIT_NAMES.items() for word in words}
     if any(row.split_name for row in labelling.images.values()):
         return {}
     top_folders = {path: path.parts[len(root.parts)] for path in labelling.images}
-    roles = {role_of.get(folder.lower(), "") for folder in top_folders.values()}
-    if "" in roles or not {"train"} < roles:
+    splits = {split_of.get(folder.lower(), "") for folder in top_folders.values()}
+    if "" in splits or not {"train"} < splits:
         return {}
     return {
-        path: replace(row, split=role_of[top_folders[path].lower()], split_name=top_folders[path])
+        path: replace(row, split=split_of[top_folders[path].lower()], split_name=top_folders[path])
         for path, row in labelling.images.items()
     }
 
 
-def _parts_by_role(labelling: TableLabels, by_class: bool) -> dict[str, SplitFiles]:
-    """Return the splits by role; without a test split, the validation split is used as test."""
+def _group_by_split(labelling: TableLabels, by_class: bool) -> dict[str, SplitFiles]:
+    """Return the files of each split; without a test split, the validation split is used as test."""
     files = defaultdict[str, dict[str, list[Path]]](dict)
     names = dict[str, str]()
     for path, row in labelling.images.items():
@@ -183,9 +183,9 @@ def _parts_by_role(labelling: TableLabels, by_class: bool) -> dict[str, SplitFil
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {
-        role: SplitFiles(names[role], {label: sorted(paths) for label, paths in files[role].items()})
-        for role in ("train", "test", "val")
-        if role in files
+        split: SplitFiles(names[split], {label: sorted(paths) for label, paths in files[split].items()})
+        for split in ("train", "test", "val")
+        if split in files
     }
 
 
@@ -202,14 +202,14 @@ def _group_problems(tables: Sequence[ImageTable]) -> list[str]:
 
 
 def _unused_label_notes(
-    parts: Iterable[SplitFiles], labels: Sequence[str], labels_of: Mapping[Path, tuple[str, ...]]
+    splits: Iterable[SplitFiles], labels: Sequence[str], labels_of: Mapping[Path, tuple[str, ...]]
 ) -> list[str]:
     """Return notes on labels that no image of a split has."""
     notes = []
-    for part in parts:
-        present = {label for path in part.files for label in labels_of[path]}
+    for split_files in splits:
+        present = {label for path in split_files.files for label in labels_of[path]}
         if lacking := [label for label in labels if label not in present]:
-            split_text = f" of {part.name!r}" if part.name else ""
+            split_text = f" of {split_files.name!r}" if split_files.name else ""
             notes.append(f"no image{split_text} has {', '.join(map(repr, lacking))}")
     return notes
 

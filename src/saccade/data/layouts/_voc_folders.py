@@ -13,7 +13,7 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.imagefiles import is_image, walk
 
-__all__ = ["FolderPair", "files_by_stem", "find_subfolder", "label_map", "read_splits"]
+__all__ = ["FolderPair", "files_by_relative_stem", "find_subfolder", "label_map", "read_splits"]
 
 IMAGES = ("jpegimages", "images", "imgs")
 """Names of the image folder, in lower case."""
@@ -37,13 +37,13 @@ def find_subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
     return next((folders[name] for name in names if name in folders), None)
 
 
-def files_by_stem(folder: Path, suffix: str = "", hidden: Counter[str] | None = None) -> dict[str, Path]:
-    """Return files below ``folder`` by their path in it without suffix.
+def files_by_relative_stem(folder: Path, suffix: str = "", hidden: Counter[str] | None = None) -> dict[str, Path]:
+    """Return the files below ``folder``; keys are paths relative to ``folder`` without suffix.
 
     Args:
         folder: folder to search.
         suffix: suffix of the files in lower case; "" for all images.
-        hidden: counts ignored files by name, if given.
+        hidden: counter of ignored files by name, updated if given.
 
     Raises:
         UserError: two files differ only in their suffix.
@@ -58,27 +58,27 @@ def files_by_stem(folder: Path, suffix: str = "", hidden: Counter[str] | None = 
 
 
 def read_splits(root: Path, kind: str, images: dict[str, Path]) -> dict[str, tuple[str, list[str]]]:
-    """Return (split name, image stems) by role, from ``ImageSets/kind``; {} without lists.
+    """Return (list name, image stems) by split, from ``ImageSets/KIND``; {} without a training list.
 
     ``trainval`` is used for training if there is no ``train``. A list whose name is not a split is ignored.
 
     Raises:
-        UserError: a list cannot be read, repeats a name or leaves the folder.
+        UserError: a list cannot be read, repeats a name or has a path outside the folder.
     """
     files = {path.stem.lower(): path for path in sorted((root / "ImageSets" / kind).glob("*.txt"))}
     if "train" not in files and "trainval" in files:
-        files = {"train": files["trainval"], **{word: path for word, path in files.items() if word == "test"}}
-    roles = assign_splits(files)
-    if "train" not in roles:
+        files = {"train": files["trainval"], **{name: path for name, path in files.items() if name == "test"}}
+    split_names = assign_splits(files)
+    if "train" not in split_names:
         return {}
     splits = {}
-    for role, word in roles.items():
-        names = [_stem_of_line(line, images) for line in read_lines(files[word])]
+    for split, list_name in split_names.items():
+        names = [_stem_of_line(line, images) for line in read_lines(files[list_name])]
         duplicate = next((name for name, count in Counter(names).items() if count > 1), None)
         if duplicate is not None:
-            raise UserError(f"{brief(files[word].relative_to(root))} lists {brief(duplicate)!r} twice")
-        check_inside(root, names, files[word].relative_to(root).as_posix())
-        splits[role] = files[word].stem, names
+            raise UserError(f"{brief(files[list_name].relative_to(root))} lists {brief(duplicate)!r} twice")
+        check_inside(root, names, files[list_name].relative_to(root).as_posix())
+        splits[split] = files[list_name].stem, names
     return splits
 
 
@@ -91,10 +91,10 @@ def _stem_of_line(line: str, images: dict[str, Path]) -> str:
 
 
 def label_map(root: Path) -> ClassMap:
-    """Return the classes in CVAT's ``labelmap.txt``, else VOC's own classes if the folder is VOC's, else none.
+    """Return the classes in CVAT's ``labelmap.txt``, else VOC's classes if the folder is VOC's, else an empty map.
 
     Raises:
-        UserError: see :func:`saccade.data.colour_maps.class_map`.
+        UserError: see :func:`saccade.data.colour_maps.read_class_map`.
     """
     path = root / "labelmap.txt"
     if path.is_file():

@@ -31,12 +31,12 @@ def starts_like_voc(path: Path) -> bool:
     return b"<annotation>" in header or b"<annotation " in header
 
 
-def read_annotation(path: Path, owner: str) -> ImageAnnotations:
+def read_annotation(path: Path, file_name: str) -> ImageAnnotations:
     """Return the objects in an XML file, or the reason why the file cannot be used.
 
     Args:
         path: the file.
-        owner: name of the file in messages.
+        file_name: name of the file in messages.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctypeBuilder()))
@@ -44,29 +44,29 @@ def read_annotation(path: Path, owner: str) -> ImageAnnotations:
             raise LabelError(f"begins with <{brief(root.tag, 40)}>; <annotation> is needed")
     except FileNotFoundError:
         return ImageAnnotations(
-            owner, problem=f"has no {brief(owner)}; for an image without objects, write one without <object>"
+            file_name, problem=f"has no {brief(file_name)}; for an image without objects, write one without <object>"
         )
     except LabelError as problem:
-        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, which {problem}")
     except (OSError, ElementTree.ParseError, LookupError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which cannot be read: {brief(reason)}")
+        return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, which cannot be read: {brief(reason)}")
     objects, difficult_objects = [], []
     for number, element in enumerate(root.iterfind("object"), 1):
-        where = f"object {number}"
+        location = f"object {number}"
         try:
-            objects.append(_parse_object(element, where))
+            objects.append(_parse_object(element, location))
         except LabelError as problem:
-            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, {location} of which {problem}")
         if (element.findtext("difficult") or "").strip() == "1":
-            difficult_objects.append(("difficult", where))
+            difficult_objects.append(("difficult", location))
     sides = [_parse_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
     return ImageAnnotations(
-        owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=difficult_objects
+        file_name, tuple(objects), (sides[0], sides[1]) if all(sides) else None, remarks=difficult_objects
     )
 
 
-def _parse_object(element: ElementTree.Element, where: str) -> Annotation:
+def _parse_object(element: ElementTree.Element, location: str) -> Annotation:
     """Return the object of one XML element.
 
     Raises:
@@ -79,7 +79,7 @@ def _parse_object(element: ElementTree.Element, where: str) -> Annotation:
     if box is None:
         raise LabelError("has no bndbox")
     values = [_parse_number(box.findtext(corner), corner) for corner in _CORNERS]
-    return Annotation(name, (values[0], values[1], values[2], values[3]), where=where)
+    return Annotation(name, (values[0], values[1], values[2], values[3]), where=location)
 
 
 def _parse_number(text: str | None, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Read YOLO text files: one box or polygon per line, in fractions of image width and height."""
+"""Read YOLO label files: one box or polygon per line, in fractions of image width and height."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ __all__ = ["MAX_CLASSES", "highest_class", "read_objects"]
 MAX_CLASSES = 10_000
 """Maximum number of classes if no file names them."""
 _TOLERANCE = 0.05
-"""Largest distance of a coordinate from the range 0 to 1."""
+"""Largest accepted distance of a coordinate from the range 0 to 1."""
 
 
-def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool = False) -> ImageAnnotations:
-    """Return the objects in a text file, or the reason why the file cannot be used.
+def read_objects(path: Path, file_name: str, names: Sequence[str], has_keypoints: bool = False) -> ImageAnnotations:
+    """Return the objects in a label file, or the reason why the file cannot be used.
 
     Args:
         path: the file; a missing file has no objects.
-        owner: name of the file in messages.
+        file_name: name of the file in messages.
         names: class names, in index order.
-        keypoints: True if lines hold keypoints after the box; they are not read.
+        has_keypoints: True if lines hold keypoints after the box; they are not read.
     """
     try:
         text_lines = _read_lines(path)
     except LabelError as problem:
-        return ImageAnnotations(owner, problem=f"has {brief(owner)}, which {problem}")
+        return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, which {problem}")
     objects = []
     for number, line in enumerate(text_lines, 1):
         if line.strip():
             try:
-                objects.append(_parse_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
+                objects.append(_parse_object(line.split(), names, has_keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
-                return ImageAnnotations(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
-    return ImageAnnotations(owner, objects, relative=True)
+                return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, line {number} of which {problem}")
+    return ImageAnnotations(file_name, objects, relative=True)
 
 
 def highest_class(path: Path) -> int:
-    """Return the highest class index in a text file, at most ``MAX_CLASSES``; -1 if there is none."""
+    """Return the highest class index in a label file, at most ``MAX_CLASSES``; -1 if it has no object."""
     try:
-        class_words = [line.split()[0] for line in _read_lines(path) if line.strip()]
+        indices = [line.split()[0] for line in _read_lines(path) if line.strip()]
     except LabelError:  # reported when the file is read
         return -1
-    return max((min(int(word[:9]), MAX_CLASSES) for word in class_words if word.isdecimal()), default=-1)
+    return max((min(int(word[:9]), MAX_CLASSES) for word in indices if word.isdecimal()), default=-1)
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -61,14 +61,14 @@ def _read_lines(path: Path) -> list[str]:
         raise LabelError("cannot be read: it is not UTF-8") from None
 
 
-def _parse_object(words: Sequence[str], names: Sequence[str], keypoints: bool) -> Annotation:
+def _parse_object(words: Sequence[str], names: Sequence[str], has_keypoints: bool) -> Annotation:
     """Return the object on a line.
 
     Raises:
         LabelError: the line has too few or too many numbers, or an invalid one.
     """
     name = names[_parse_index(words[0], len(names))]
-    values = [_parse_fraction(word) for word in (words[1:5] if keypoints else words[1:])]
+    values = [_parse_fraction(word) for word in (words[1:5] if has_keypoints else words[1:])]
     if len(values) == 4:
         x, y, width, height = values
         if width < 0 or height < 0:
@@ -84,15 +84,15 @@ def _parse_object(words: Sequence[str], names: Sequence[str], keypoints: bool) -
     return Annotation(name, polygon_box([outline]), (outline,))
 
 
-def _parse_index(word: str, classes: int) -> int:
+def _parse_index(word: str, n_classes: int) -> int:
     try:
         value = float(word)
     except ValueError:
         raise LabelError(f"begins with {brief(word, 40)!r}; a class index is needed") from None
     if not math.isfinite(value) or value != int(value):
         raise LabelError(f"has the class {brief(word, 40)}; a whole number is needed")
-    if not 0 <= value < classes:
-        raise LabelError(f"has the class {brief(word, 40)}; the {classes} classes are 0 to {classes - 1}")
+    if not 0 <= value < n_classes:
+        raise LabelError(f"has the class {brief(word, 40)}; the {n_classes} classes are 0 to {n_classes - 1}")
     return int(value)
 
 

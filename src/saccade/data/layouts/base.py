@@ -3,7 +3,7 @@
 A layout is a convention for storing images and their targets on disk. To add one, write a module in this package that
 is named after the layout and defines one final subclass of :class:`Layout`; the package finds it by its file name. A
 layout of image files in a folder derives from :class:`saccade.data.layouts._folder.FolderLayout`, which implements
-everything but ``check_folder``, ``survey`` and ``load_labels``.
+everything but ``check_folder``, ``survey`` and ``load_targets``.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Layout(ABC):
         name: value of ``data.layout`` that selects the layout; equal to the name of its module.
         rank: position in which layouts are tried, unique; the first that accepts a source reads it. Give a stricter
             layout a lower rank.
-        targets: kinds of target the layout can read, the default first, such as ``label``, ``mask`` or ``objects``.
-            ``none`` is always possible and not listed.
+        targets: kinds of target the layout can read, the default first, such as ``label``, ``vector`` (0/1
+            labels) or ``mask``. ``none`` is always possible and not listed.
         alternatives: names of layouts that read other kinds of target from the same folders.
         sources: words accepted as ``data.source`` in place of a folder.
-        n_seeds: number of seeds of a study that sets none.
-        caveat: sentence printed beside every verdict on these images; None for none.
+        n_seeds: default number of seeds of a study.
+        caveat: sentence printed beside every verdict on these images; None if there is no such sentence.
         residual_sd: maps a metric to its standard deviation between runs, in the unit of the metric, if measured.
     """
 
@@ -92,7 +92,7 @@ class Layout(ABC):
 
     @abstractmethod
     def describe(self, spec: Data, notify: Notify | None) -> dict[str, Any]:
-        """Open every image of the source and return its facts, as ``saccade data`` prints them.
+        """Open every image of the source and return a summary, as ``saccade data`` prints it.
 
         ``sizes``, ``left_out`` and ``refused`` cover only the images that the recipe selects (``train_images``,
         ``test_images``); other bad files are mentioned in ``notes``.
@@ -106,9 +106,10 @@ class Layout(ABC):
             * ``sizes``: one {"size": [width, height] in pixels, "images": count} per size, the most frequent first;
             * ``used``: maps a split to its number of selected images; None if the recipe would be refused;
             * ``height``, ``width``, ``channels``: size of the network's input;
-            * ``same_bytes``: counts ``test_images_trained_on`` and ``images_of_two_classes`` of byte-identical files
-              among the selected images;
-            * ``notes``, ``left_out``, ``refused``: lists of sentences.
+            * ``same_bytes``: {"test_images_trained_on", "images_of_two_classes"}, the numbers of such byte-identical
+              images among the selected images;
+            * ``notes``: list of sentences; ``left_out``: one per image left out; ``refused``: one per reason why the
+              recipe would be refused.
 
         Raises:
             UserError: the source does not exist or holds nothing to describe.
@@ -123,5 +124,5 @@ class Layout(ABC):
         """Return the name of the built-in recipe for these images, and settings that override it."""
 
     @abstractmethod
-    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
-        """Return at most ``count`` images of the split ``part``, with their targets, for a contact sheet."""
+    def read_cells(self, spec: Data, split: str, count: int) -> list[Cell]:
+        """Return at most ``count`` images of the split ``split``, with their targets, for a contact sheet."""

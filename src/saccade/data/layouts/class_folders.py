@@ -2,8 +2,8 @@
 
 Supported structures:
 
-* ``train/CLASS/…`` beside ``test/CLASS/…`` and ``val/CLASS/…`` (``training``; ``testing``; ``valid``, ``validation``);
-  without a test split, the validation split is used as test;
+* ``train/CLASS/…`` beside ``test/CLASS/…`` and ``val/CLASS/…`` (also called ``training``, ``testing``, ``valid`` and
+  ``validation``); without a test split, the validation split is used as test;
 * ``CLASS/…``; the fraction ``test_part`` of every class, drawn by ``split_seed``, is held back for testing.
 
 Images may be nested below their class. They are rotated by EXIF, converted to RGB and resized to one size. Transparency
@@ -16,9 +16,9 @@ and must be multiplied by 16 first. ``saccade data`` reports such images.
 Hidden files and the files of operating systems (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` …) are ignored. Class
 names that differ only in Unicode normalisation are one class.
 
-Broken and too large files are refused by name; ``skip_bad`` leaves them out instead, and the validation split always
-does. Splits are drawn before, so the remaining files keep their split. A file that links place in two splits or classes
-is refused; within a class it is used once. Byte-identical copies are used and counted in ``Splits.cautions``, because
+Broken and too large files raise an error that names them; they are left out with ``skip_bad``, and always in the
+validation split. The remaining files keep their split. A file linked into two splits or classes is refused; within
+one class, it is used once. Byte-identical copies are used and counted in ``Splits.cautions``, because
 published data sets contain some.
 
 This layout is the least strict, so it is tried last.
@@ -58,31 +58,33 @@ class ClassFolders(FolderLayout):
     targets = ("label",)
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for train and test folders, and for images in two class folders."""
+        """Return None if two class folders hold images, else the reason."""
         folders = {path.name: path for path in subfolders(root)}
-        roles = assign_splits(folders)
-        if roles and ("train" not in roles or len(roles) == 1 < len(folders)):
-            present = next(iter(roles.values()))
-            missing_names = ("test", "val", "valid", "validation") if "train" in roles else ("train", "training")
+        split_names = assign_splits(folders)
+        if split_names and ("train" not in split_names or len(split_names) == 1 < len(folders)):
+            present = next(iter(split_names.values()))
+            missing_names = ("test", "val", "valid", "validation") if "train" in split_names else ("train", "training")
             others = [name for name in folders if name != present]
             hint = next(filter(None, (did_you_mean(name, missing_names) for name in others)), "")
             others_text = f"; beside it are {', '.join(map(brief, others[:5]))}.{hint}" if others else "."
             return (
                 f"it has a folder {present!r} and none called {' or '.join(missing_names)}{others_text} "
-                "Give both, or only class folders."
+                "Add the missing folder, or use class folders only."
             )
-        parent = folders[roles["train"]] if roles else root
+        parent = folders[split_names["train"]] if split_names else root
         classes = subfolders(parent)
-        filled = list(islice((folder for folder in classes if any(map(is_image, walk(folder)))), 2))
-        if len(filled) > 1:
+        with_images = list(islice((folder for folder in classes if any(map(is_image, walk(folder)))), 2))
+        if len(with_images) > 1:
             return None
-        if not filled:
+        if not with_images:
             return _no_images(root)
-        empty = [brief(folder.name) for folder in classes if folder not in filled]
+        empty = [brief(folder.name) for folder in classes if folder not in with_images]
         more = f" and {len(empty) - 5} more" if empty[5:] else ""
-        hint = f". Did you mean {brief(filled[0])}?" if len(subfolders(filled[0])) > 1 else ""
+        hint = f". Did you mean {brief(with_images[0])}?" if len(subfolders(with_images[0])) > 1 else ""
         empty_text = f" (none in {', '.join(empty[:5])}{more})" if empty else ""
-        return f"{brief(filled[0].relative_to(root))} holds images{empty_text}; at least 2 classes are needed{hint}"
+        return (
+            f"{brief(with_images[0].relative_to(root))} holds images{empty_text}; at least 2 classes are needed{hint}"
+        )
 
     def check_auto_choice(self, root: Path) -> str | None:
         """Decline pairs of image and mask folders, and Supervisely projects."""
@@ -100,21 +102,23 @@ class ClassFolders(FolderLayout):
         """Return all files below each class folder."""
         hidden = Counter[str]()
         folders = {path.name: path for path in subfolders(root, hidden)}
-        roles = assign_splits(folders)
-        if roles:
-            splits = {role: (name, _group_by_class(subfolders(folders[name], hidden))) for role, name in roles.items()}
-        else:
-            splits = {"train": ("", _group_by_class(folders.values()))}
-        parts = {}
-        for role, (name, classes) in splits.items():
-            files = {
-                label: sorted(path for folder in class_folders for path in walk(folder, hidden))
-                for label, class_folders in classes.items()
+        split_names = assign_splits(folders)
+        if split_names:
+            class_folders = {
+                split: (name, _group_by_class(subfolders(folders[name], hidden))) for split, name in split_names.items()
             }
-            parts[role] = SplitFiles(name, files)
-        return make_survey(root, *keep_images(parts), hidden, _name_notes(dict(splits.values())))
+        else:
+            class_folders = {"train": ("", _group_by_class(folders.values()))}
+        splits = {}
+        for split, (name, classes) in class_folders.items():
+            files = {
+                label: sorted(path for folder in folders_of_class for path in walk(folder, hidden))
+                for label, folders_of_class in classes.items()
+            }
+            splits[split] = SplitFiles(name, files)
+        return make_survey(root, *keep_images(splits), hidden, _name_notes(dict(class_folders.values())))
 
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
+    def load_targets(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """Return the class of each file."""
         return ClassLabels(survey)
 
@@ -134,8 +138,8 @@ def _group_by_class(folders: Iterable[Path]) -> dict[str, list[Path]]:
 def _name_notes(splits: dict[str, dict[str, list[Path]]]) -> list[str]:
     """Return notes on folders merged into one class, and on class names that differ only in case."""
     notes = []
-    for part, classes in splits.items():
-        where = f" in {part}" if part else ""
+    for split_name, classes in splits.items():
+        where = f" in {split_name}" if split_name else ""
         notes += [
             f"{len(folders)} folders{where} are the class {name!r}: their names differ in how accents are stored"
             for name, folders in classes.items()
@@ -153,12 +157,12 @@ def _name_notes(splits: dict[str, dict[str, list[Path]]]) -> list[str]:
 
 
 def _no_images(root: Path) -> str:
-    """Return why ``root`` has no class folders, and what to do."""
+    """Return a clause with the reason why ``root`` has no class folders, and the remedy."""
     for path in sorted(root.glob("*")) + sorted(root.glob("*/*")):
         is_packed = path.suffix.lower() in _PACKED_SUFFIXES or path.name.endswith("-ubyte")
         if path.is_file() and (is_packed or path.name.startswith(("data_batch", "test_batch", "batches.meta"))):
             relative = path.relative_to(root)
-            return f"it holds {brief(relative)}, a packed data set, which is not unpacked here: {EXPORT_HINT}"
+            return f"it holds {brief(relative)}, a packed data set, which is not supported: {EXPORT_HINT}"
     n_loose = sum(is_image(path) and not is_hidden(path.name) for path in root.glob("*"))
     content = f"{n_loose} images in it are in no class folder" if n_loose else f"no image ends in {', '.join(SUFFIXES)}"
     return f"it has no class folders with images in them: {content}. One folder per class is needed"

@@ -1,14 +1,14 @@
 """Class folders with list files that assign images to train, val and test.
 
-``train.txt`` with ``test.txt`` or ``val.txt`` or both (without either, ``test_part`` of the images is held back for
-testing), in the folder itself or in ``meta`` or ``splits``, one image per line:
+The folder, or its folder ``meta`` or ``splits``, holds ``train.txt`` and optionally ``test.txt`` and ``val.txt``. If
+both are missing, ``test_part`` of the images is held back for testing. Each line names one image:
 
 * ``class/name.jpg``, or ``class/name`` without the suffix: the class is the first folder that differs between the
   lines of ``train.txt``;
 * ``path label`` or ``path,label``, in every line or in none; the path has its suffix. The label is a name, or an
   index into ``classes.txt`` if that file is beside the lists.
 
-Paths are relative to the folder itself or to its folder ``images``; a path out of the folder is refused. Images in no
+Paths are relative to the folder itself or to its folder ``images``; a path outside the folder is refused. Images in no
 list are not read.
 
 Such folders also hold class folders, so this layout is tried before ``class_folders``: lists take precedence.
@@ -34,7 +34,7 @@ from saccade.imagefiles import SUFFIXES, is_image, resolve_inside
 __all__ = ["ClassList"]
 
 _LABELLED = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))}))\s*[\s,;]\s*(.+)", re.IGNORECASE)
-_PLACES = ("", "meta", "splits")
+_LIST_FOLDERS = ("", "meta", "splits")
 
 
 @final
@@ -46,10 +46,10 @@ class ClassList(FolderLayout):
     targets = ("label",)
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for a training list that names at least two classes."""
+        """Return None if a training list names at least two classes, else the reason."""
         lists = _find_lists(root)
         if "train" not in lists:
-            return f"it has no train.txt, nor have its folders {' and '.join(filter(None, _PLACES))}"
+            return f"it has no train.txt, nor have its folders {' and '.join(filter(None, _LIST_FOLDERS))}"
         classes = {label for _, label in _read_entries(root, lists)["train"]} - {""}
         if len(classes) < 2:
             return f"{brief(lists['train'].relative_to(root))} names {len(classes)} class(es), at least 2 are needed"
@@ -63,57 +63,57 @@ class ClassList(FolderLayout):
         names_file = lists["train"].parent / "classes.txt"
         names = read_class_names(names_file) if names_file.is_file() else []
         known_names, lookup = dict.fromkeys(names), _ImageLookup()
-        parts = {}
-        for role, path in lists.items():
-            owner = path.relative_to(root).as_posix()
+        splits = {}
+        for split, path in lists.items():
+            file_name = path.relative_to(root).as_posix()
             classes = defaultdict[str, list[Path]](list)
-            for text, label in entries[role]:
+            for text, label in entries[split]:
                 if not label:
-                    raise UserError(f"{brief(owner)} names {brief(text)!r}, which is in no class folder")
-                name = label if label in known_names or not names else _name_at_index(label, names, owner)
-                classes[name].append(lookup.find(resolve_inside(root, f"{prefix}{text}", owner)))
-            parts[role] = SplitFiles(owner, {name: sorted(paths) for name, paths in classes.items()})
-        survey = make_survey(root, parts)
+                    raise UserError(f"{brief(file_name)} names {brief(text)!r}, which is in no class folder")
+                name = label if label in known_names or not names else _name_at_index(label, names, file_name)
+                classes[name].append(lookup.find(resolve_inside(root, f"{prefix}{text}", file_name)))
+            splits[split] = SplitFiles(file_name, {name: sorted(paths) for name, paths in classes.items()})
+        survey = make_survey(root, splits)
         order = [name for name in names if name in survey.classes] or sorted(survey.classes, key=_by_number)
         return replace(survey, classes=order, definition_files=[*lists.values(), *[names_file] * bool(names)])
 
-    def load_labels(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
+    def load_targets(self, survey: Survey, sizes: object, notify: Notify | None) -> ClassLabels:
         """Return the class of each file."""
         return ClassLabels(survey)
 
 
 def _find_lists(root: Path) -> dict[str, Path]:
-    """Return list files by role (train, test, val), from the first place with a training list."""
-    for place in _PLACES:
-        files = {path.stem: path for path in sorted((root / place).glob("*.txt")) if path.is_file()}
-        lists = {role: files[stem] for role, stem in assign_splits(files).items()}
+    """Return list files by split (train, test, val), from the first folder with a training list."""
+    for folder in _LIST_FOLDERS:
+        files = {path.stem: path for path in sorted((root / folder).glob("*.txt")) if path.is_file()}
+        lists = {split: files[stem] for split, stem in assign_splits(files).items()}
         if "train" in lists:
             return lists
     return {}
 
 
 def _read_entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[str, str]]]:
-    """Return the (path, label) of each line by role; the label is "" for a path in no class folder.
+    """Return the (path, label) of each line by split; the label is "" for a path in no class folder.
 
     Raises:
         UserError: a list cannot be read or is not UTF-8, or only some lines have a label.
     """
     entries = {
-        role: [_split_label(line.replace("\\", "/")) for line in read_lines(path)] for role, path in lists.items()
+        split: [_split_label(line.replace("\\", "/")) for line in read_lines(path)] for split, path in lists.items()
     }
-    every_entry = [(role, text, label) for role, listed in entries.items() for text, label in listed]
+    every_entry = [(split, text, label) for split, listed in entries.items() for text, label in listed]
     is_labelled = 2 * sum(label != "" for *_, label in every_entry) > len(every_entry)
-    outlier = next(((role, text) for role, text, label in every_entry if (label != "") is not is_labelled), None)
+    outlier = next(((split, text) for split, text, label in every_entry if (label != "") is not is_labelled), None)
     if outlier:
-        owner = brief(lists[outlier[0]].relative_to(root))
-        problem = "no label; other lines have one" if is_labelled else "a label; other lines have none"
-        raise UserError(f"{owner} names {brief(outlier[1])!r} with {problem}")
+        file_name = brief(lists[outlier[0]].relative_to(root))
+        problem = "no label, but other lines have one" if is_labelled else "a label, but other lines have none"
+        raise UserError(f"{file_name}: the line of {brief(outlier[1])!r} has {problem}")
     if is_labelled:
         return entries
     depth = _class_depth([text for text, _ in entries["train"]])
     return {
-        role: [(text, "".join(_folders(text)[depth : depth + 1])) for text, _ in listed]
-        for role, listed in entries.items()
+        split: [(text, "".join(_folders(text)[depth : depth + 1])) for text, _ in listed]
+        for split, listed in entries.items()
     }
 
 
@@ -133,21 +133,21 @@ def _class_depth(paths: list[str]) -> int:
 
 def _folders(line: str) -> list[str]:
     """Return the folders of a listed path."""
-    return [part for part in line.split("/")[:-1] if part not in ("", ".")]
+    return [component for component in line.split("/")[:-1] if component not in ("", ".")]
 
 
-def _path_prefix(root: Path, first: str) -> str:
-    """Return the prefix of all listed paths: "" or "images/"."""
-    top = next((part for part in first.split("/") if part not in ("", ".")), "")
+def _path_prefix(root: Path, first_path: str) -> str:
+    """Return the prefix to add to listed paths: "" or "images/"."""
+    top = next((component for component in first_path.split("/") if component not in ("", ".")), "")
     return "images/" if not (root / top).exists() and (root / "images" / top).exists() else ""
 
 
-def _name_at_index(label: str, names: list[str], owner: str) -> str:
-    """Return the class name that ``label`` is the index of."""
+def _name_at_index(label: str, names: list[str], file_name: str) -> str:
+    """Return the class name at the index ``label``; raise UserError if there is no such index."""
     if label.isdecimal() and int(label) < len(names):
         return names[int(label)]
     raise UserError(
-        f"{brief(owner)} has the label {brief(label)!r}; classes.txt has {len(names)} names, "
+        f"{brief(file_name)} has the label {brief(label)!r}; classes.txt has {len(names)} names, "
         f"with the indices 0 to {len(names) - 1}"
     )
 

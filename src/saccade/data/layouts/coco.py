@@ -44,7 +44,7 @@ _LISTS = (b'"images"', b'"annotations"', b'"categories"')
 _OTHER_PREFIXES = ("person_keypoints", "captions", "panoptic", "stuff", "image_info")
 """Name prefixes of COCO's files that hold no instances; they are skipped."""
 _MAX_FILES = 50
-"""Maximum number of JSON files inspected per folder; a folder with more holds one file per image."""
+"""Maximum number of JSON files inspected per folder. Some programs write one file per image."""
 _N_PROBES = 20
 """Number of listed images searched for to locate the image folder."""
 
@@ -56,12 +56,15 @@ class Coco(FolderLayout):
     name = "coco"
     rank = 10
     targets = ("objects",)
-    exact = True
+    full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for COCO JSON; beside class folders, it must name at least two of COCO's lists."""
+        """Return None if there is COCO JSON, else the reason.
+
+        Class folders need a file with two of COCO's lists.
+        """
         files = _json_files(root)
-        if files and (any(map(_names_two_lists, files)) or ClassFolders().check_folder(root) is not None):
+        if files and (any(map(_may_have_two_lists, files)) or ClassFolders().check_folder(root) is not None):
             return None
         return (
             f"it has no COCO JSON (images, annotations, categories) in itself, in annotations or as "
@@ -70,34 +73,34 @@ class Coco(FolderLayout):
 
     def survey(self, root: Path) -> Survey:
         """Return the listed images."""
-        notes, parts = list[str](), dict[str, SplitFiles]()
-        files = _files_by_role(root, notes)
-        for role, file in files.items():
+        notes, splits = list[str](), dict[str, SplitFiles]()
+        files = _files_by_split(root, notes)
+        for split, file in files.items():
             coco = file.read(root)
             notes += coco.notes
-            parts[role] = SplitFiles(file.name, {"": sorted(_annotated_images(root, file, coco))})
-        classes = {role: set(file.read(root).classes) for role, file in files.items()}
+            splits[split] = SplitFiles(file.name, {"": sorted(_annotated_images(root, file, coco))})
+        classes = {split: set(file.read(root).classes) for split, file in files.items()}
         notes += [
             f"the class {name!r} is in {file.name} and not in {files['train'].name}"
-            for role, file in files.items()
-            for name in sorted(classes[role] - classes["train"])
+            for split, file in files.items()
+            for name in sorted(classes[split] - classes["train"])
         ]
-        survey = make_survey(root, *keep_images(parts), notes=notes)
+        survey = make_survey(root, *keep_images(splits), notes=notes)
         return replace(survey, definition_files=[file.path for file in files.values()])
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
 
-        annotated, classes = dict[Path, ImageAnnotations](), dict[str, None]()
-        for file in _files_by_role(survey.root, []).values():
+        annotations, classes = dict[Path, ImageAnnotations](), dict[str, None]()
+        for file in _files_by_split(survey.root, []).values():
             coco = file.read(survey.root)
             classes |= dict.fromkeys(coco.classes)
-            annotated |= _annotated_images(survey.root, file, coco)
-        return Objects(annotated, sizes, list(classes))
+            annotations |= _annotated_images(survey.root, file, coco)
+        return Objects(annotations, sizes, list(classes))
 
 
-class _CocoSource(NamedTuple):
+class _SplitFile(NamedTuple):
     """COCO JSON file of one split; ``name`` is the split's name, "" if the file is the only one."""
 
     name: str
@@ -122,7 +125,7 @@ def _starts_like_coco(path: Path) -> bool:
     return _JSON_START.match(_read_header(path)) is not None
 
 
-def _names_two_lists(path: Path) -> bool:
+def _may_have_two_lists(path: Path) -> bool:
     """Return True if the header names two of COCO's three lists, or the file is longer than the header read."""
     header = _read_header(path)
     return len(header) == _HEADER_BYTES or sum(name in header for name in _LISTS) > 1
@@ -136,72 +139,74 @@ def _read_header(path: Path) -> bytes:
         return b""
 
 
-def _files_by_role(root: Path, notes: list[str]) -> dict[str, _CocoSource]:
-    """Return the JSON file of each role (train, val, test); a single file is ``train``, whatever its name.
+def _files_by_split(root: Path, notes: list[str]) -> dict[str, _SplitFile]:
+    """Return the JSON file of each split (train, val, test); a single file is ``train``, whatever its name.
 
     Raises:
-        UserError: two files belong to one split, or none to the training split.
+        UserError: two files belong to one split, or the training split has no file.
     """
     paths = _json_files(root)
     if all(path.name == _ROBOFLOW and path.parent != root for path in paths):
         path_of = {path.parent.name: path for path in paths}
     else:
-        instances = [path for path in paths if not path.stem.startswith(_OTHER_PREFIXES)] or paths
-        ignored = [path.name for path in paths if path not in instances]
+        instance_files = [path for path in paths if not path.stem.startswith(_OTHER_PREFIXES)] or paths
+        ignored = [path.name for path in paths if path not in instance_files]
         if ignored:
             notes.append(f"{', '.join(map(brief, ignored))} are not read")
-        if len(instances) == 1:
-            return {"train": _CocoSource("", instances[0])}
+        if len(instance_files) == 1:
+            return {"train": _SplitFile("", instance_files[0])}
         path_of = {}
-        for path in instances:
-            word = _part_word(path.stem)
-            if word in path_of:
-                split_text = f"name the split {word!r}" if word else "name no split"
+        for path in instance_files:
+            split_name = _split_in_name(path.stem)
+            if split_name in path_of:
+                split_text = f"name the split {split_name!r}" if split_name else "name no split"
                 raise UserError(
-                    f"{brief(path_of[word].relative_to(root))} and {brief(path.relative_to(root))} both {split_text}; "
-                    "name one file for each of train, val and test"
+                    f"{brief(path_of[split_name].relative_to(root))} and {brief(path.relative_to(root))} both "
+                    f"{split_text}; name one file for each of train, val and test"
                 )
-            path_of[word] = path
-    roles = assign_splits(path_of)
-    if "train" not in roles:
-        raise UserError(f"none of {', '.join(brief(path.relative_to(root)) for path in paths)} is named for train")
-    if unused_names := [path.name for word, path in path_of.items() if word not in roles.values()]:
+            path_of[split_name] = path
+    split_names = assign_splits(path_of)
+    if "train" not in split_names:
+        raise UserError(f"no file name contains 'train': {', '.join(brief(path.relative_to(root)) for path in paths)}")
+    if unused_names := [path.name for name, path in path_of.items() if name not in split_names.values()]:
         notes.append(f"{', '.join(map(brief, unused_names))} are not read: their names contain no split")
-    return {role: _CocoSource(name, path_of[name]) for role, name in roles.items()}
+    return {split: _SplitFile(name, path_of[name]) for split, name in split_names.items()}
 
 
-def _part_word(stem: str) -> str:
-    """Return the split named in a file name such as ``instances_train2017``; "" if none is."""
+def _split_in_name(stem: str) -> str:
+    """Return the split in a file name such as ``instances_train2017``, or ""."""
     return next((word for word in re.findall("[a-z]+", stem.lower()) if assign_splits([word])), "")
 
 
-def _annotated_images(root: Path, file: _CocoSource, coco: CocoFile) -> dict[Path, ImageAnnotations]:
+def _annotated_images(root: Path, file: _SplitFile, coco: CocoFile) -> dict[Path, ImageAnnotations]:
     """Return annotations by image path.
 
     Raises:
-        UserError: a path leaves the folder, or no folder holds the images.
+        UserError: a path is outside the folder, or no folder holds the images.
     """
-    owner = file.path.relative_to(root).as_posix()
+    file_name = file.path.relative_to(root).as_posix()
     folders = list(_image_folders(root, file))
     names = list(coco.images)
-    check_inside(root, names, owner)
+    check_inside(root, names, file_name)
     if not names:
-        raise UserError(f"{brief(owner)} lists no images")
+        raise UserError(f"{brief(file_name)} lists no images")
     probes = names[:: max(1, len(names) // _N_PROBES)]
     folder = next((folder for folder in folders if any((folder / name).is_file() for name in probes)), None)
     if folder is None:
         searched = ", ".join(brief(path.relative_to(root).as_posix()) for path in folders)
         raise UserError(
-            f"{brief(owner)} lists {len(names)} images, such as {brief(probes[0])}; none of them was "
+            f"{brief(file_name)} lists {len(names)} images, such as {brief(probes[0])}; none of them was "
             f"found in {searched}"
         )
-    return {folder / name: annotated for name, annotated in coco.images.items()}
+    return {folder / name: annotations for name, annotations in coco.images.items()}
 
 
-def _image_folders(root: Path, file: _CocoSource) -> Iterator[Path]:
+def _image_folders(root: Path, file: _SplitFile) -> Iterator[Path]:
     """Return the folders that may hold the images of a file, the most likely first."""
     stem = file.path.stem.removeprefix("instances_")
     named_folders = [root / stem, root / "images" / stem]
-    split_folders = [root / name / part for part in (file.name, _part_word(stem)) if part for name in ("", "images")]
+    split_folders = [
+        root / name / split for split in (file.name, _split_in_name(stem)) if split for name in ("", "images")
+    ]
     folders = [file.path.parent, file.path.parent / "images", *named_folders, *split_folders, root / "images", root]
     return (folder for folder in dict.fromkeys(folders) if folder.is_dir())

@@ -59,15 +59,15 @@ class Csv(TableLayout):
 
     name = "csv"
     rank = 62
-    options = MappingProxyType({"file": "the table", **TableLayout.options})
+    options = MappingProxyType({"file": "name of the table file", **TableLayout.options})
 
     def check_auto_choice(self, root: Path) -> str | None:
         """Decline if the rows name images that are in class folders."""
         if ClassFolders().check_folder(root) is not None:
             return None
-        parts = assign_splits(path.name for path in subfolders(root))
-        class_root = root / parts["train"] if parts else root
-        if "test" in parts and not _names_in(class_root) & _names_in(root / parts["test"]):
+        split_names = assign_splits(path.name for path in subfolders(root))
+        class_root = root / split_names["train"] if split_names else root
+        if "test" in split_names and not _names_in(class_root) & _names_in(root / split_names["test"]):
             return None
         folders = self._labelled_folders(root, class_root)
         classes = [name for name in folders if name and not _NOT_A_CLASS.search(name)]
@@ -79,7 +79,7 @@ class Csv(TableLayout):
         )
 
     def _labelled_folders(self, root: Path, class_root: Path) -> list[str]:
-        """Return the names of the folders in ``class_root`` with images that rows name; "" stands for itself."""
+        """Return the names of the folders in ``class_root`` with images that rows name; "" is ``class_root`` itself."""
         try:
             tables = self.find_tables(root, {})
         except UnclearError:
@@ -89,7 +89,7 @@ class Csv(TableLayout):
             for row in table.records.rows:
                 images.find(row, table.columns.image, table.folder, "")
         paths = (path.relative_to(class_root).parts for path in images.found if path.is_relative_to(class_root))
-        return sorted({parts[0] if parts[1:] else "" for parts in paths})
+        return sorted({names[0] if names[1:] else "" for names in paths})
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
         """Return the tables that name images; raise UserError if there are none."""
@@ -99,7 +99,7 @@ class Csv(TableLayout):
             if name not in files:
                 choices = f"There are {', '.join(map(brief, files))}" if files else "There is no .csv"
                 raise UserError(
-                    f"data.options.file: there is no {brief(name)!r} in it.{did_you_mean(name, files)} {choices}"
+                    f"data.options.file: the folder has no file {brief(name)!r}.{did_you_mean(name, files)} {choices}"
                 )
             files = {name: files[name]}
         roboflow = {} if "file" in options else _roboflow_tables(root)
@@ -108,17 +108,17 @@ class Csv(TableLayout):
         index = ImageIndex(root)
         if roboflow:
             return _split_tables(roboflow, index, options)
-        by_role = {role: files[name] for role, name in _tables_by_role(files).items()}
-        if len(by_role) > 1 and "train" in by_role:
+        paths_by_split = {split: files[name] for split, name in _tables_by_split(files).items()}
+        if len(paths_by_split) > 1 and "train" in paths_by_split:
             try:
-                return _split_tables(by_role, index, options)
-            except _NotOfImagesError:  # a table of something else that is called train
+                return _split_tables(paths_by_split, index, options)
+            except _NoImageColumnError:  # a table of something else that is called train
                 pass
         return _single_table(files, index, options)
 
 
-class _NotOfImagesError(UserError):
-    """No column of a table names images."""
+class _NoImageColumnError(UserError):
+    """Error about a table without a column that names images."""
 
 
 def _names_in(folder: Path) -> set[str]:
@@ -126,29 +126,33 @@ def _names_in(folder: Path) -> set[str]:
 
 
 def _roboflow_tables(root: Path) -> dict[str, Path]:
-    """Return Roboflow's tables by role; {} without a training table."""
+    """Return Roboflow's tables by split; {} without a training table."""
     folders = {path.name: path for path in subfolders(root) if (path / _ROBOFLOW).is_file()}
-    tables = {role: folders[name] / _ROBOFLOW for role, name in assign_splits(folders).items()}
+    tables = {split: folders[name] / _ROBOFLOW for split, name in assign_splits(folders).items()}
     return tables if "train" in tables else {}
 
 
-def _tables_by_role(names: Mapping[str, Path]) -> dict[str, str]:
-    """Return table names by role, such as ``train.csv`` or ``train_labels.csv``."""
+def _tables_by_split(names: Mapping[str, Path]) -> dict[str, str]:
+    """Return table names by split, such as ``train.csv`` or ``train_labels.csv``."""
     stems = {re.sub(r"[\W_]|labels?|set$", "", Path(name).stem.lower()): name for name in names}
-    return {role: stems[stem] for role, stem in assign_splits(stems).items()}
+    return {split: stems[stem] for split, stem in assign_splits(stems).items()}
 
 
-def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
-    """Return one table per split; a table without the labels of the training table is not used."""
+def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
+    """Return one table per split; a table with no label of the training table is not used.
+
+    Raises:
+        UserError: a table lacks some of the labels, or the group column.
+    """
     records = {
-        role: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if role == "train" else 1)
-        for role, path in parts.items()
+        split: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if split == "train" else 1)
+        for split, path in paths.items()
     }
     training = records["train"]
     columns = _find_columns(training, _image_folder(training, "train", index), index, {**options, "split": False})
     tables, unused = [], []
-    for role, table in records.items():
-        folder = _image_folder(table, role, index)
+    for split, table in records.items():
+        folder = _image_folder(table, split, index)
         lacking = [name for name in columns.labels if name not in table.header]
         if len(lacking) == len(columns.labels):
             unused.append(f"{brief(table.file_name)!r} has no column {brief(lacking[0])!r} and is not used")
@@ -158,8 +162,8 @@ def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping
             raise UserError(f"{brief(table.file_name)} has no column {name!r}; {brief(training.file_name)} has it")
         has_image_column = columns.image in table.header
         image = columns.image if has_image_column else _find_image_column(table, folder, index, options)
-        part = table.path.parent.name if table.path.name == _ROBOFLOW else table.file_name
-        tables.append(ImageTable(role, part, table, replace(columns, image=image), folder))
+        split_name = table.path.parent.name if table.path.name == _ROBOFLOW else table.file_name
+        tables.append(ImageTable(split, split_name, table, replace(columns, image=image), folder))
     if "test" not in {table.split for table in tables}:
         tables = [table._replace(split="test" if table.split == "val" else table.split) for table in tables]
     if len(tables) == 1:
@@ -169,7 +173,7 @@ def _split_tables(parts: Mapping[str, Path], index: ImageIndex, options: Mapping
 
 def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
     """Return the only table whose rows name images and labels."""
-    reasons, box_problems, notes, unclear = list[str](), list[str](), list[str](), list[UnclearError]()
+    reasons, box_problems, notes, ambiguity_errors = list[str](), list[str](), list[str](), list[UnclearError]()
     tables = list[ImageTable]()
     for name, path in files.items():
         image = ""
@@ -183,7 +187,7 @@ def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping
                 continue
             tables.append(ImageTable("train", "", table, find_columns(table, image, options), folder))
         except UnclearError as error:
-            unclear.append(error)
+            ambiguity_errors.append(error)
             notes.append(f"{brief(name)} is not read")
         except UserError as error:
             reasons.append(str(error))
@@ -200,16 +204,16 @@ def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping
             f"{' and '.join(names)} are {len(names)} tables of images; choose one: data.options.file = {names[0]!r}"
         )
     if not tables:
-        raise unclear[0] if unclear else UserError("; ".join([*reasons, *box_problems]))
+        raise ambiguity_errors[0] if ambiguity_errors else UserError("; ".join([*reasons, *box_problems]))
     return FolderTables(tables, index, notes, [])
 
 
-def _image_folder(table: TableFile, role: str, index: ImageIndex) -> Path:
-    """Return the folder searched first for the images of a table: the folder of its split, else its own."""
+def _image_folder(table: TableFile, split: str, index: ImageIndex) -> Path:
+    """Return the folder searched first for a table's images: its own, or the split's if its own is the root."""
     folder = table.path.parent
     if folder != index.root:
         return folder
-    return next((path for path in subfolders(folder) if assign_splits([path.name]).get(role)), folder)
+    return next((path for path in subfolders(folder) if assign_splits([path.name]).get(split)), folder)
 
 
 def _find_columns(table: TableFile, folder: Path, index: ImageIndex, options: Mapping[str, Any]) -> Columns:
@@ -234,8 +238,8 @@ def _find_image_column(table: TableFile, folder: Path, index: ImageIndex, option
     column = find_image_column(table, partial(index.has_image, folder=folder))
     if column is None:
         value = brief(table.rows[0].text(table.header[0]), 60)
-        raise _NotOfImagesError(
-            f"no column of {brief(table.file_name)} names an image of the folder, which holds {len(index.files)}: its "
-            f"first row begins with {value!r}"
+        raise _NoImageColumnError(
+            f"no column of {brief(table.file_name)} names any of the {len(index.files)} images of the folder; "
+            f"the first row begins with {value!r}"
         )
     return column

@@ -25,7 +25,7 @@ _BACKGROUND = "background"
 
 @final
 class Digits(Layout):
-    """One target digit among clutter and smaller digits."""
+    """One labelled digit among clutter and smaller digits."""
 
     name = "digits"
     rank = 0
@@ -33,8 +33,8 @@ class Digits(Layout):
     sources = ("digits",)
     n_seeds = 3
     caveat = (
-        "This is a smoke test. Its images are drawn handwritten digits, made so that it runs anywhere; these verdicts "
-        "do not transfer to other data."
+        "This is a smoke test. Its images are generated from handwritten digits, so that it needs no download; these "
+        "verdicts do not transfer to other data."
     )
     residual_sd = MappingProxyType({"top-1": 0.74})
     """Percentage points, measured with ``saccade compare --attention none,se,eca --seeds 10``."""
@@ -56,20 +56,20 @@ class Digits(Layout):
         train, test = make_scenes(spec, "train"), make_scenes(spec, "test")
         height, width = train.size
         is_materialised = (len(train) + len(test)) * height * width <= MEMORY_LIMIT
-        pictures: list[ImageSequence] = [part.images() if is_materialised else part for part in (train, test)]
+        images: list[ImageSequence] = [scenes.images() if is_materialised else scenes for scenes in (train, test)]
         spec = spec.model_copy(
             update={"interpolation": None, "crop_pct": None}
         )  # scenes are generated at their size, not resized
-        mean, std = normalisation(spec, 1, lambda: channel_statistics(pictures[0]))
+        mean, std = normalisation(spec, 1, lambda: channel_statistics(images[0]))
         sets = [
             ImageSet(
-                pictures[n],
-                make_targets(part, target, is_materialised),
+                images[n],
+                make_targets(scenes, target, is_materialised),
                 mean,
                 std,
-                spec.augment if part is train else (),
+                spec.augment if scenes is train else (),
             )
-            for n, part in enumerate((train, test))
+            for n, scenes in enumerate((train, test))
         ]
         axis_note = " (height × width)" if height != width else ""
         return Splits(
@@ -88,9 +88,9 @@ class Digits(Layout):
                 + describe_settings(spec)
             ),
             fingerprint=digest_values(
-                ["digits", part.split, part.count, height if height == width else [height, width], part.clutter,
-                 part.distractors, part.seed]
-                for part in (train, test)
+                ["digits", scenes.split, scenes.count, height if height == width else [height, width], scenes.clutter,
+                 scenes.distractors, scenes.seed]
+                for scenes in (train, test)
             ),
         )  # fmt: skip
 
@@ -98,19 +98,19 @@ class Digits(Layout):
         """See :meth:`Layout.describe`; nothing is refused."""
         from saccade.data.digits import CLASSES, SPLITS, make_scenes, source_digits
 
-        parts = {part: make_scenes(spec, part) for part in SPLITS}
-        height, width = parts["train"].size
-        counts = {name: len(part) for name, part in parts.items()}
+        scenes_by_split = {split: make_scenes(spec, split) for split in SPLITS}
+        height, width = scenes_by_split["train"].size
+        counts = {name: len(scenes) for name, scenes in scenes_by_split.items()}
         return {
             "source": self.sources[0],
             "layout": self.name,
             "parts": [
                 {
                     "name": name,
-                    "images": len(part),
-                    "classes": {CLASSES[k]: n for k, n in sorted(Counter(part.labels).items())},
+                    "images": len(scenes),
+                    "classes": {CLASSES[k]: n for k, n in sorted(Counter(scenes.labels).items())},
                 }
-                for name, part in parts.items()
+                for name, scenes in scenes_by_split.items()
             ],
             "sizes": [{"size": [width, height], "images": sum(counts.values())}],
             "used": counts,
@@ -119,8 +119,8 @@ class Digits(Layout):
             "channels": 1,
             "same_bytes": Duplicates().counts(),
             "notes": [
-                f"targets come from {len(source_digits('train'))} handwritten digits for training and "
-                f"{len(source_digits('test'))} others for testing",
+                f"the labelled digits are taken from {len(source_digits('train'))} handwritten digits for training and "
+                f"from {len(source_digits('test'))} others for testing",
             ],
             "left_out": [],
             "refused": [],
@@ -134,14 +134,14 @@ class Digits(Layout):
         """Return the built-in recipe ``digits``."""
         return "digits", {}
 
-    def read_cells(self, spec: Data, part: str, count: int) -> list[Cell]:
+    def read_cells(self, spec: Data, split: str, count: int) -> list[Cell]:
         """Return the first scenes with their boxes and masks."""
         from saccade.data.digits import CLASSES, make_scenes
 
-        part_scenes = make_scenes(spec, "train" if part == "train" else "test")
+        scenes = make_scenes(spec, "train" if split == "train" else "test")
         cells = []
-        for i in range(min(count, len(part_scenes))):
-            scene = part_scenes.scene(i)
+        for i in range(min(count, len(scenes))):
+            scene = scenes.scene(i)
             names = [CLASSES[label] for label in scene.box_labels.tolist()]
             boxes = [(*box, name) for box, name in zip(scene.boxes.tolist(), names, strict=True)]
             cells.append(Cell(scene.image, f"label {scene.label}", boxes, scene.masks.numpy()))

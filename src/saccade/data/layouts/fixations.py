@@ -35,7 +35,7 @@ from saccade.events import Notify
 if TYPE_CHECKING:
     from saccade.data.fixations import Fixation, Fixations
 
-__all__ = ["FixationTable"]
+__all__ = ["FixationLayout"]
 
 _X = ("x", "xpx", "xpixel", "fixationx", "fixx", "xfix", "gazex")
 _Y = ("y", "ypx", "ypixel", "fixationy", "fixy", "yfix", "gazey")
@@ -43,7 +43,7 @@ _VIEWER = ("viewer", "subject", "subjectid", "observer", "participant", "vieweri
 _ORDER = ("order", "fixation", "fixationindex", "index", "n")
 
 
-class _FixationColumns(NamedTuple):
+class _FixationTable(NamedTuple):
     """Table of fixations and the names of its columns; an optional column is None if absent."""
 
     records: TableFile
@@ -62,24 +62,24 @@ class _FixationSurvey(Survey):
     """Survey with the fixations of each image and the number of viewers."""
 
     fixations: dict[Path, list[Fixation]] = field(default_factory=dict)
-    viewers: int = 0
+    n_viewers: int = 0
 
 
 @final
-class FixationTable(FolderLayout):
+class FixationLayout(FolderLayout):
     """Images and a CSV with one row per fixation."""
 
     name = "fixations"
     rank = 44
     targets = ("fixations",)
-    exact = True
+    full_resolution = True
 
     def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
         """Return the common (H, W) of the images, square or not, so that no fixation is cropped."""
         return common_size(sizes)
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for a table with the columns image, x and y."""
+        """Return None if there is a table with the columns image, x and y, else the reason."""
         return table if isinstance(table := _find_table(root), str) else None
 
     def check_auto_choice(self, root: Path) -> str | None:
@@ -117,27 +117,27 @@ class FixationTable(FolderLayout):
         problems += [*bad_coordinates, *images.problems, *_normalised_problem(rows, table)]
         viewers = sorted({row.text(table.viewer) for row in records.rows}) if table.viewer else []
         fixations = {path: _sorted_fixations(fixation_rows, table, viewers) for path, fixation_rows in rows.items()}
-        parts, groups = _split_images(rows, table, split_of_line, problems)
-        if "train" not in parts:
+        splits, groups = _split_images(rows, table, split_of_line, problems)
+        if "train" not in splits:
             raise UserError("; ".join(problems[:3]) or "no row names an image to train on")
         n_without = len(set(table.images.files) - rows.keys())
         notes = [f"{n_without} images have no fixation and are not used"] * (n_without > 0)
-        survey = make_survey(root, parts, None, table.images.hidden, notes)
+        survey = make_survey(root, splits, None, table.images.hidden, notes)
         completed = replace(
             survey, problems=sorted([*survey.problems, *problems]), definition_files=[records.path],
             missing=images.missing, groups=groups,
         )  # fmt: skip
-        return _FixationSurvey(**vars(completed), fixations=fixations, viewers=len(viewers))
+        return _FixationSurvey(**vars(completed), fixations=fixations, n_viewers=len(viewers))
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Fixations:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Fixations:
         """Return the fixations of each image."""
         from saccade.data.fixations import Fixations
 
         assert isinstance(survey, _FixationSurvey)
-        return Fixations(survey.fixations, sizes, survey.viewers)
+        return Fixations(survey.fixations, sizes, survey.n_viewers)
 
 
-def _find_table(root: Path) -> _FixationColumns | str:
+def _find_table(root: Path) -> _FixationTable | str:
     """Return the table of fixations, or a clause with the reason why there is none."""
     reason = "it has no .csv with the columns image, x and y"
     index: ImageIndex | None = None
@@ -158,7 +158,7 @@ def _find_table(root: Path) -> _FixationColumns | str:
         if image is None:
             reason = f"no column of {brief(name)} names an image of the folder"
             continue
-        return _FixationColumns(records, index, image, x, y, viewer, order, split, group)
+        return _FixationTable(records, index, image, x, y, viewer, order, split, group)
     return reason
 
 
@@ -172,24 +172,24 @@ def _parse_number(text: str) -> float | None:
 
 
 def _sorted_fixations(
-    rows: list[tuple[TableRow, float, float]], table: _FixationColumns, viewers: list[str]
+    rows: list[tuple[TableRow, float, float]], table: _FixationTable, viewers: list[str]
 ) -> list[Fixation]:
     """Return the fixations of one image, sorted by viewer and order if those columns exist."""
     from saccade.data.fixations import Fixation
 
     index_of = {name: i for i, name in enumerate(viewers)}
-    keyed = []
+    sortable = []
     for row, x, y in rows:
         viewer = index_of[row.text(table.viewer)] if table.viewer else -1
         order = _parse_number(row.text(table.order)) if table.order else None
-        keyed.append(
+        sortable.append(
             (viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.location(row)))
         )
-    return [fixation for *_, fixation in sorted(keyed, key=lambda item: item[:2])]
+    return [fixation for *_, fixation in sorted(sortable, key=lambda item: item[:2])]
 
 
-def _normalised_problem(rows: dict[Path, list[tuple[TableRow, float, float]]], table: _FixationColumns) -> list[str]:
-    """Return a message if all coordinates lie between 0 and 1, so that they are fractions, not pixels."""
+def _normalised_problem(rows: dict[Path, list[tuple[TableRow, float, float]]], table: _FixationTable) -> list[str]:
+    """Return a message if all coordinates lie between 0 and 1 and so are probably fractions, not pixels."""
     values = [value for image_rows in rows.values() for _, x, y in image_rows for value in (x, y)]
     if not values or not all(0 <= value <= 1 for value in values):
         return []
@@ -201,11 +201,11 @@ def _normalised_problem(rows: dict[Path, list[tuple[TableRow, float, float]]], t
 
 def _split_images(
     rows: dict[Path, list[tuple[TableRow, float, float]]],
-    table: _FixationColumns,
+    table: _FixationTable,
     split_of_line: dict[int, tuple[str, str]],
     problems: list[str],
 ) -> tuple[dict[str, SplitFiles], dict[Path, str]]:
-    """Return the splits by role, and the group of each image.
+    """Return the files of each split, and the group of each image.
 
     A message is added to ``problems`` for each image whose rows differ in split or group.
     """
@@ -213,17 +213,20 @@ def _split_images(
     for path, image_rows in rows.items():
         splits = {split_of_line[row.line] for row, *_ in image_rows if row.line in split_of_line} or {("train", "")}
         if len(splits) > 1:
-            problems.append(f"{brief(path.name)} is in the parts {' and '.join(sorted(word for _, word in splits))}")
-        role, word = min(splits)
-        files[role].append(path)
-        names.setdefault(role, word)
+            problems.append(f"{brief(path.name)} is in the splits {' and '.join(sorted(name for _, name in splits))}")
+        split, split_name = min(splits)
+        files[split].append(path)
+        names.setdefault(split, split_name)
         if table.group:
             image_groups = {row.text(table.group) for row, *_ in image_rows}
             if len(image_groups) > 1 or "" in image_groups:
-                problems.append(f"{brief(path.name)} has {len(image_groups)} groups or none; one is needed")
+                count = "rows without a group" if "" in image_groups else f"{len(image_groups)} groups"
+                problems.append(f"{brief(path.name)} has {count}; one group is needed")
             groups[path] = min(image_groups)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
     return {
-        role: SplitFiles(names[role], {"": sorted(files[role])}) for role in ("train", "test", "val") if role in files
-    }, (groups)
+        split: SplitFiles(names[split], {"": sorted(files[split])})
+        for split in ("train", "test", "val")
+        if split in files
+    }, groups

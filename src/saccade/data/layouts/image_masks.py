@@ -2,24 +2,24 @@
 
 Supported structures:
 
-* ``images/`` and ``masks/`` (or other names, see ``_IMAGES`` and ``_MASKS``) at the top level, inside each of
-  ``train``, ``test`` and ``val``, or with such folders inside both;
+* ``images/`` and ``masks/`` (or other names, see ``_IMAGES`` and ``_MASKS``) at the top level, optionally
+  with ``train``, ``test`` and ``val`` inside both, or inside each split folder;
 * CamVid: ``train`` beside ``trainannot``;
 * Roboflow: ``NAME_mask.png`` beside ``NAME.jpg``, and ``_classes.csv`` in each split.
 
 Without splits, ``test_part`` of the images is held back for testing. A split without masks is not used.
 
-A mask has the size of its image. It holds class indices (palette images: the palette index), with 255 for no class, or
+A mask has the size of its image. It holds either class indices (palette images: the palette index; 255 = no class) or
 colours. Masks with only the values 0 and 255 have two classes, background and foreground. A file in the folder names
 the classes:
 
-* of indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
+* for class indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
   Class``);
-* of colours: CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
+* for colours: CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
   (``r g b name``); any other colour is refused.
 
-Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names other classes,
-or is false for none.
+Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names other classes;
+false ignores none.
 
 The two folders look like two class folders, so this layout is tried before ``class_folders``.
 """
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ImageMasks", "training_pair"]
 
-_ROBOFLOW_CLASSES, _ROBOFLOW_SUFFIX = "_classes.csv", "_mask"
-"""Name of Roboflow's class file, and the suffix of its mask names."""
+_ROBOFLOW_CLASSES, _ROBOFLOW_ENDING = "_classes.csv", "_mask"
+"""Name of Roboflow's class file, and the ending of the stems of its masks."""
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "annot", "annots")
 
@@ -58,11 +58,11 @@ class ImageMasks(MaskFolderLayout):
     rank = 30
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for the two folders, and for one name that is in both."""
-        pair = _pairs_by_role(root)[0].get("train")
+        """Return None if an image and a mask share a name, else the reason."""
+        pair = _pairs_by_split(root)[0].get("train")
         if pair is None:
             return (
-                "it has no folders images and masks with images in them, neither at the top level nor with train, test "
+                "it has no folders images and masks with images in them, neither at the top level nor in train, test "
                 "and val"
             )
         if pair.images_by_stem().keys() & pair.masks_by_stem().keys():
@@ -73,21 +73,26 @@ class ImageMasks(MaskFolderLayout):
     def survey(self, root: Path) -> Survey:
         """Return images and masks of each split."""
         hidden = Counter[str]()
-        parts, masks, problems, n_unpaired = dict[str, SplitFiles](), dict[Path, Path](), list[str](), 0
-        pairs, maskless = _pairs_by_role(root)
-        for role, pair in pairs.items():
-            images, by_stem = pair.images_by_stem(), pair.masks_by_stem()
-            mask_paths = {path for paths in by_stem.values() for path in paths}
-            parts[role] = SplitFiles(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
+        splits, masks, problems, n_unpaired = dict[str, SplitFiles](), dict[Path, Path](), list[str](), 0
+        pairs, maskless = _pairs_by_split(root)
+        for split, pair in pairs.items():
+            images, masks_by_stem = pair.images_by_stem(), pair.masks_by_stem()
+            mask_paths = {path for paths in masks_by_stem.values() for path in paths}
+            splits[split] = SplitFiles(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
             problems += [
                 f"{' and '.join(map(brief, paths))} are masks of the same name"
-                for paths in by_stem.values()
+                for paths in masks_by_stem.values()
                 if paths[1:]
             ]
-            masks |= {path: by_stem[stem][0] for stem, paths in images.items() if stem in by_stem for path in paths}
-            n_unpaired += len(by_stem.keys() - images.keys())
+            masks |= {
+                path: masks_by_stem[stem][0]
+                for stem, paths in images.items()
+                if stem in masks_by_stem
+                for path in paths
+            }
+            n_unpaired += len(masks_by_stem.keys() - images.keys())
         notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
-        survey = make_survey(root, *keep_images(parts), hidden, notes)
+        survey = make_survey(root, *keep_images(splits), hidden, notes)
         class_file = find_class_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
             survey,
@@ -97,7 +102,7 @@ class ImageMasks(MaskFolderLayout):
             unused=[f"{name!r} has no masks and is not used" for name in maskless],
         )
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """Return the mask of each image."""
         from saccade.data.masks import Masks
 
@@ -107,36 +112,42 @@ class ImageMasks(MaskFolderLayout):
 
 def training_pair(root: Path) -> tuple[Path, Path] | None:
     """Return the folders of training images and masks, whether or not their names match; None if there are none."""
-    pairs, _ = _pairs_by_role(root)
+    pairs, _ = _pairs_by_split(root)
     return (pairs["train"].images, pairs["train"].masks) if "train" in pairs else None
 
 
 class _ImageMaskFolders(NamedTuple):
     """Image folder and mask folder of one split.
 
-    ``suffix`` is the text that mask names add to the names of their images.
+    ``mask_ending`` is the text that mask names add to the stems of their images.
     """
 
     name: str
     images: Path
     masks: Path
-    suffix: str = ""
+    mask_ending: str = ""
 
     def images_by_stem(self) -> dict[str, list[Path]]:
-        """Return images by their path in the folder without suffix."""
+        """Return images; keys are paths relative to the folder without suffix."""
         stems = _by_stem(self.images)
-        return {stem: paths for stem, paths in stems.items() if not self.suffix or not stem.endswith(self.suffix)}
+        return {
+            stem: paths for stem, paths in stems.items() if not self.mask_ending or not stem.endswith(self.mask_ending)
+        }
 
     def masks_by_stem(self) -> dict[str, list[Path]]:
-        """Return masks by the stem of their image."""
+        """Return masks; keys are those of their images."""
         stems = _by_stem(self.masks)
-        return {stem.removesuffix(self.suffix): paths for stem, paths in stems.items() if stem.endswith(self.suffix)}
+        return {
+            stem.removesuffix(self.mask_ending): paths
+            for stem, paths in stems.items()
+            if stem.endswith(self.mask_ending)
+        }
 
 
-def _pairs_by_role(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]:
-    """Return the folder pair of each role, and the names of splits without masks.
+def _pairs_by_split(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]:
+    """Return the folder pair of each split, and the names of splits without masks.
 
-    Without splits, the only role is ``train``.
+    Without split folders, the only split is ``train``.
     """
     folders = {path.name: path for path in subfolders(root)}
     images, masks = _find_folder(folders, _IMAGES), _find_folder(folders, _MASKS)
@@ -155,21 +166,24 @@ def _pairs_by_role(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]
     maskless = [
         name for name, path in folders.items() if name not in pairs and assign_splits([name]) and _has_image(path)
     ]
-    return {role: pairs[name] for role, name in assign_splits(pairs).items()}, maskless
+    return {split: pairs[name] for split, name in assign_splits(pairs).items()}, maskless
 
 
-def _split_pair(part: Path, siblings: dict[str, Path]) -> _ImageMaskFolders | None:
-    """Return the image and mask folders inside a split folder, or that folder with its sibling of masks."""
-    folders = {path.name: path for path in subfolders(part)}
+def _split_pair(split_folder: Path, siblings: dict[str, Path]) -> _ImageMaskFolders | None:
+    """Return the image and mask folders inside a split folder, else the split folder and its mask folder.
+
+    Roboflow stores masks in the split folder itself.
+    """
+    folders = {path.name: path for path in subfolders(split_folder)}
     images, masks = _find_folder(folders, _IMAGES), _find_folder(folders, _MASKS)
     if images and masks:
-        return _ImageMaskFolders(part.name, images, masks)
-    mask_names = [f"{part.name.lower()}{separator}{word}" for word in _MASKS for separator in ("", "_", "-")]
+        return _ImageMaskFolders(split_folder.name, images, masks)
+    mask_names = [f"{split_folder.name.lower()}{separator}{word}" for word in _MASKS for separator in ("", "_", "-")]
     if sibling := _find_folder(siblings, mask_names):
-        return _ImageMaskFolders(part.name, part, sibling)
-    has_masks = any(path.stem.endswith(_ROBOFLOW_SUFFIX) for path in walk(part) if is_image(path))
-    if has_masks and (part / _ROBOFLOW_CLASSES).is_file():
-        return _ImageMaskFolders(part.name, part, part, _ROBOFLOW_SUFFIX)
+        return _ImageMaskFolders(split_folder.name, split_folder, sibling)
+    has_masks = any(path.stem.endswith(_ROBOFLOW_ENDING) for path in walk(split_folder) if is_image(path))
+    if has_masks and (split_folder / _ROBOFLOW_CLASSES).is_file():
+        return _ImageMaskFolders(split_folder.name, split_folder, split_folder, _ROBOFLOW_ENDING)
     return None
 
 
@@ -185,7 +199,7 @@ def _has_image(folder: Path) -> bool:
 
 
 def _by_stem(folder: Path) -> dict[str, list[Path]]:
-    """Return the images below ``folder`` by their path in it without suffix."""
+    """Return the images below ``folder``; keys are relative paths without suffix."""
     files = defaultdict[str, list[Path]](list)
     for path in filter(is_image, walk(folder)):
         files[path.relative_to(folder).with_suffix("").as_posix()].append(path)

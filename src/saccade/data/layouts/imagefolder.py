@@ -1,8 +1,8 @@
 """Hugging Face's ``imagefolder``: ``metadata.csv`` or ``metadata.jsonl`` among the images.
 
 The table lies in the folder, or in each of ``train``, ``test`` and ``validation`` (``val``, ``valid``). Its column
-``file_name`` is a path relative to the table; ``label`` is one label, ``labels`` a JSON list of labels (in CSV
-separated as in layout ``csv``). A column ``group``, ``patient``, ``subject``, ``lesion`` or ``scene`` names the group.
+``file_name`` is a path relative to the table; ``label`` is one label, ``labels`` a JSON list of labels (in CSV,
+labels separated as in layout ``csv``). ``group``, ``patient``, ``subject``, ``lesion`` or ``scene`` is the group.
 ``text`` and ``objects`` are not read. Without a table, the folder names are the labels (``class_folders``).
 """
 
@@ -43,36 +43,38 @@ class ImageFolder(TableLayout):
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
         """Return the table of the folder or of each split; raise UserError if there is none."""
-        paths = _tables_by_role(root)
+        paths = _tables_by_split(root)
         if "train" not in paths:
             has_parquet = any((folder / "metadata.parquet").is_file() for folder in (root, root / "train"))
             raise UserError(
                 "metadata.parquet is not read: convert it to metadata.csv with pandas.read_parquet(path).to_csv(…)"
                 if has_parquet
-                else f"it has no {' or '.join(_READERS)}, nor has a folder train"
+                else f"neither the folder nor its folder train has {' or '.join(_READERS)}"
             )
         index, tables, unused = ImageIndex(root), list[ImageTable](), list[str]()
-        for role, path in paths.items():
+        for split, path in paths.items():
             table = _READERS[path.name](path, path.relative_to(root).as_posix())
             try:
                 columns = _find_columns(table, options)
             except UserError as error:
-                if role == "train":
+                if split == "train":
                     raise
                 unused.append(f"{brief(table.file_name)!r} is not used: {error}")
                 continue
-            part = "" if path.parent == root else path.parent.name
-            tables.append(ImageTable(role, part, table, columns, path.parent))
+            split_name = "" if path.parent == root else path.parent.name
+            tables.append(ImageTable(split, split_name, table, columns, path.parent))
         return FolderTables(tables, index, [], unused)
 
 
-def _tables_by_role(root: Path) -> dict[str, Path]:
-    """Return tables by role; a table at the top level is the training table."""
+def _tables_by_split(root: Path) -> dict[str, Path]:
+    """Return tables by split; a table at the top level is the training table."""
     folders = {path.name: path for path in subfolders(root)}
-    folders_by_role = (
-        {"train": root} if _find_table(root) else {role: folders[name] for role, name in assign_splits(folders).items()}
+    folders_by_split = (
+        {"train": root}
+        if _find_table(root)
+        else {split: folders[name] for split, name in assign_splits(folders).items()}
     )
-    return {role: path for role, folder in folders_by_role.items() if (path := _find_table(folder))}
+    return {split: path for split, folder in folders_by_split.items() if (path := _find_table(folder))}
 
 
 def _find_table(folder: Path) -> Path | None:

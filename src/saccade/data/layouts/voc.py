@@ -24,7 +24,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._folder import FolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
+from saccade.data.layouts._voc_folders import (
+    IMAGES,
+    FolderPair,
+    files_by_relative_stem,
+    find_subfolder,
+    label_map,
+    read_splits,
+)
 from saccade.data.layouts._voc_xml import read_annotation, starts_like_voc
 from saccade.data.survey import SplitFiles, Survey, assign_splits, make_survey, subfolders
 from saccade.errors import did_you_mean
@@ -49,10 +56,10 @@ class Voc(FolderLayout):
     rank = 20
     targets = ("objects",)
     alternatives = ("voc_masks",)
-    exact = True
+    full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for VOC XML and for images."""
+        """Return None if there are VOC XML and images, else the reason."""
         for pair in _folders_by_name(root).values():
             candidates = pair.annotations.glob("*") if pair.annotations == pair.images else walk(pair.annotations)
             files = (path for path in candidates if path.suffix.lower() == ".xml")
@@ -65,27 +72,30 @@ class Voc(FolderLayout):
     def survey(self, root: Path) -> Survey:
         """Return images and XML files of each split."""
         hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
-        parts = dict[str, SplitFiles]()
-        for role, (name, pair) in _folders_by_role(root).items():
-            images, files = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, ".xml")
+        splits = dict[str, SplitFiles]()
+        for split, (name, pair) in _folders_by_split(root).items():
+            images, files = (
+                files_by_relative_stem(pair.images, hidden=hidden),
+                files_by_relative_stem(pair.annotations, ".xml"),
+            )
             lists = read_splits(root, "Main", images) if not name else {}
-            for part, (split_name, stems) in (lists or {role: (name, sorted(images))}).items():
-                parts[part] = SplitFiles(
+            for listed_split, (split_name, stems) in (lists or {split: (name, sorted(images))}).items():
+                splits[listed_split] = SplitFiles(
                     split_name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]}
                 )
             n_unpaired += len(files.keys() - images.keys())
             xml_files += files.values()
         notes = [f"{n_unpaired} XML files have no image of their name"] * (n_unpaired > 0)
-        deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
-        deciding += [*sorted((root / "ImageSets" / "Main").glob("*.txt")), *sorted(xml_files)]
-        return replace(make_survey(root, parts, None, hidden, notes), definition_files=deciding)
+        definition_files = [path for path in (root / "labelmap.txt",) if path.is_file()]
+        definition_files += [*sorted((root / "ImageSets" / "Main").glob("*.txt")), *sorted(xml_files)]
+        return replace(make_survey(root, splits, None, hidden, notes), definition_files=definition_files)
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import map_files
 
-        pairs = [pair for _, pair in _folders_by_role(survey.root).values()]
+        pairs = [pair for _, pair in _folders_by_split(survey.root).values()]
 
         def read(path: Path) -> ImageAnnotations:
             pair = next(pair for pair in pairs if path.is_relative_to(pair.images))
@@ -93,30 +103,30 @@ class Voc(FolderLayout):
             return read_annotation(file, file.relative_to(survey.root).as_posix())
 
         mapped_names = [name for name in label_map(survey.root).names if name != _BACKGROUND]
-        paths = list(sizes) if mapped_names else survey.files  # without a map, every file decides the classes
-        annotated = dict(zip(paths, map_files(read, paths, notify), strict=True))
-        used_names = {annotation.name for image in annotated.values() for annotation in image.objects}
+        paths = list(sizes) if mapped_names else survey.files  # without a map, the classes are those of all files
+        annotations = dict(zip(paths, map_files(read, paths, notify), strict=True))
+        used_names = {annotation.name for image in annotations.values() for annotation in image.objects}
         names = mapped_names or sorted(used_names)
-        return Objects({path: _with_class_check(annotated[path], names) for path in sizes}, sizes, names)
+        return Objects({path: _reject_unknown_class(annotations[path], names) for path in sizes}, sizes, names)
 
 
-def _with_class_check(annotated: ImageAnnotations, names: list[str]) -> ImageAnnotations:
-    """Return ``annotated``, with a problem set if it has an unknown class."""
-    unknown = next((annotation for annotation in annotated.objects if annotation.name not in names), None)
+def _reject_unknown_class(annotations: ImageAnnotations, names: list[str]) -> ImageAnnotations:
+    """Return ``annotations``, with ``problem`` set if an object has an unknown class."""
+    unknown = next((annotation for annotation in annotations.objects if annotation.name not in names), None)
     if unknown is None:
-        return annotated
+        return annotations
     problem = (
         f"is of the class {brief(unknown.name)!r}.{did_you_mean(unknown.name, names)} There are {', '.join(names)}"
     )
-    return replace(annotated, problem=f"has {brief(annotated.file_name)}, {unknown.where} of which {problem}")
+    return replace(annotations, problem=f"has {brief(annotations.file_name)}, {unknown.where} of which {problem}")
 
 
-def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
-    """Return the split name and folders of each role."""
+def _folders_by_split(root: Path) -> dict[str, tuple[str, FolderPair]]:
+    """Return the split name and folders of each split."""
     pairs = _folders_by_name(root)
     if "" in pairs:
         return {"train": ("", pairs[""])}
-    return {role: (name, pairs[name]) for role, name in assign_splits(pairs).items()}
+    return {split: (name, pairs[name]) for split, name in assign_splits(pairs).items()}
 
 
 def _folders_by_name(root: Path) -> dict[str, FolderPair]:
@@ -124,9 +134,9 @@ def _folders_by_name(root: Path) -> dict[str, FolderPair]:
     images, annotations = find_subfolder(root, IMAGES), find_subfolder(root, ("annotations",))
     if images and annotations:
         return {"": FolderPair(images, annotations)}
-    parts = {path.name: path for path in subfolders(root) if assign_splits([path.name])}
+    split_folders = {path.name: path for path in subfolders(root) if assign_splits([path.name])}
     pairs = {}
-    for name, path in parts.items():
+    for name, path in split_folders.items():
         images, annotations = find_subfolder(path, IMAGES), find_subfolder(path, ("annotations",))
         pairs[name] = FolderPair(images, annotations) if images and annotations else FolderPair(path, path)
     return pairs if "train" in assign_splits(pairs) else {}

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._mask_folder import MaskFolderLayout
-from saccade.data.layouts._voc_folders import IMAGES, FolderPair, files_by_stem, find_subfolder, label_map, read_splits
+from saccade.data.layouts._voc_folders import (
+    IMAGES,
+    FolderPair,
+    files_by_relative_stem,
+    find_subfolder,
+    label_map,
+    read_splits,
+)
 from saccade.data.survey import SplitFiles, Survey, make_survey
 from saccade.events import Notify
 from saccade.imagefiles import is_image, walk
@@ -35,11 +42,11 @@ class VocMasks(MaskFolderLayout):
     rank = 25
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for the two folders, and for one name that is in both."""
+        """Return None if an image and a mask share a name, else the reason."""
         pair = _find_pair(root)
         if pair is None:
             return "it has no SegmentationClass with masks beside JPEGImages"
-        if files_by_stem(pair.images).keys() & files_by_stem(pair.annotations).keys():
+        if files_by_relative_stem(pair.images).keys() & files_by_relative_stem(pair.annotations).keys():
             return None
         return f"no image in {pair.images.name} has a mask of its name in {pair.annotations.name}"
 
@@ -48,24 +55,27 @@ class VocMasks(MaskFolderLayout):
         pair, hidden = _find_pair(root), Counter[str]()
         if pair is None:
             raise ValueError(f"{root} is not of this layout")
-        images, masks = files_by_stem(pair.images, hidden=hidden), files_by_stem(pair.annotations, hidden=hidden)
+        images, masks = (
+            files_by_relative_stem(pair.images, hidden=hidden),
+            files_by_relative_stem(pair.annotations, hidden=hidden),
+        )
         lists = read_splits(root, "Segmentation", images) or {"train": ("", sorted(images.keys() & masks.keys()))}
-        parts = {
-            role: SplitFiles(name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
-            for role, (name, stems) in lists.items()
+        splits = {
+            split: SplitFiles(name, {"": [images.get(stem, pair.images / f"{stem}.jpg") for stem in stems]})
+            for split, (name, stems) in lists.items()
         }
         n_unpaired = len(masks.keys() - images.keys())
         notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
-        survey = make_survey(root, parts, None, hidden, notes)
-        deciding = [path for path in (root / "labelmap.txt",) if path.is_file()]
-        deciding += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
+        survey = make_survey(root, splits, None, hidden, notes)
+        definition_files = [path for path in (root / "labelmap.txt",) if path.is_file()]
+        definition_files += sorted((root / "ImageSets" / "Segmentation").glob("*.txt"))
         return replace(
             survey,
             masks={images[stem]: path for stem, path in masks.items() if stem in images},
-            definition_files=deciding,
+            definition_files=definition_files,
         )
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Masks:
         """Return the mask of each image."""
         from saccade.data.masks import Masks
 

@@ -1,18 +1,18 @@
-"""Images and YOLO text files: boxes and polygons, in fractions of image width and height.
+"""Images and YOLO label files: boxes and polygons, in fractions of image width and height.
 
 Supported structures:
 
 * ``data.yaml`` (or another ``.yaml`` with ``names``) as Ultralytics and Roboflow write it: ``names`` a list or a
   dictionary, ``nc``, ``path``, and ``train``, ``val`` (``valid``) and ``test`` as a folder, a list of folders or a text
   file with one image per line. Paths are relative to ``path`` if that is a folder in the data folder, else to the data
-  folder; Roboflow's leading ``../`` is dropped. A path out of the data folder is refused;
-* without it, ``images`` beside ``labels``, at the top level, with ``train``, ``test`` and ``val`` inside both, or
-  inside each of these, and ``classes.txt`` in ``labels`` or beside it, as LabelImg and Label Studio write it. Without
+  folder; Roboflow's leading ``../`` is dropped. A path outside the data folder is refused;
+* without ``data.yaml``, ``images`` beside ``labels`` at the top level, optionally with split folders in both, or in
+  each split folder. ``classes.txt`` is in ``labels`` or beside it, as LabelImg and Label Studio write it. Without
   class names, the classes are numbers.
 
-The text file of an image has the image's stem. It is in the folder with ``images`` in its path replaced by ``labels``,
-or beside the image if no folder is called ``images``. An image with an empty or missing text file is background; a
-split without any text file is refused.
+The label file of an image has the image's stem. Its folder is the image's, with the last ``images`` in the path
+replaced by ``labels``. If no folder is called ``images``, the file is beside the image. An image with an empty or
+missing label file is background; a split without label files is refused.
 
 A line is ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 …``. In a data set with ``kpt_shape``, boxes are read
 and keypoints are not.
@@ -59,15 +59,15 @@ _CLASS_FILE = "classes.txt"
 
 @final
 class Yolo(FolderLayout):
-    """Images and one text file of objects per image."""
+    """Images and one label file of objects per image."""
 
     name = "yolo"
     rank = 40
     targets = ("objects",)
-    exact = True
+    full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:
-        """Look for a YAML file with names and splits, or for text files in ``labels`` beside ``images``."""
+        """Return None if there is a YAML file with names and splits or a label folder, else the reason."""
         if _is_classification_set(root):
             return "it has class folders, and no text file with the name of an image"
         if _find_yaml(root) is not None:
@@ -78,46 +78,53 @@ class Yolo(FolderLayout):
         return "it has no data.yaml with names and train, and no folders images and labels with text files in labels"
 
     def survey(self, root: Path) -> Survey:
-        """Return images and text files of each split."""
+        """Return images and label files of each split."""
         yaml, hidden, notes, unused = _find_yaml(root), Counter[str](), list[str](), list[str]()
         files = _files_in_yaml(root, yaml, hidden, notes) if yaml else _files_without_yaml(root, hidden)
         if "val" in files and not any(_label_path(root, path).is_file() for path in files["test"][1]):
             unused.append(f"{files['test'][0]!r} has no text files and is not used")
             files["test"] = files.pop("val")
-        parts, others = keep_images({role: SplitFiles(name, {"": paths}) for role, (name, paths) in files.items()})
-        label_of = {path: _label_path(root, path) for part in parts.values() for path in part.files}
+        splits, other_suffixes = keep_images(
+            {split: SplitFiles(name, {"": paths}) for split, (name, paths) in files.items()}
+        )
+        label_of = {path: _label_path(root, path) for split_files in splits.values() for path in split_files.files}
         label_folders = sorted({label_file.parent for label_file in label_of.values()})
         label_files = {label_file for folder in label_folders for label_file in _label_files(folder)}
-        others[".txt"] -= sum(path in label_files for _, paths in files.values() for path in paths)
+        other_suffixes[".txt"] -= sum(path in label_files for _, paths in files.values() for path in paths)
         problems = [
-            f"no image of {brief(part.name or root)} has a text file in "
-            f"{brief(label_of[part.files[0]].parent.relative_to(root))}"
-            for part in parts.values()
-            if part.files and not any(label_of[path] in label_files for path in part.files)
+            f"no image of {brief(split_files.name or root)} has a text file in "
+            f"{brief(label_of[split_files.files[0]].parent.relative_to(root))}"
+            for split_files in splits.values()
+            if split_files.files and not any(label_of[path] in label_files for path in split_files.files)
         ]
         n_unlabelled = sum(label_file not in label_files for label_file in label_of.values())
         if n_unlabelled and not problems:
             notes.append(f"{n_unlabelled} images have no text file and count as background")
         if n_unpaired := len(label_files - set(label_of.values())):
             notes.append(f"{n_unpaired} text files have no image of their name")
-        survey = make_survey(root, parts, +others, hidden, notes)
-        deciding = [*([yaml.path] if yaml else _class_files(root)), *sorted(label_files & set(label_of.values()))]
-        return replace(survey, problems=sorted([*survey.problems, *problems]), definition_files=deciding, unused=unused)
+        survey = make_survey(root, splits, +other_suffixes, hidden, notes)
+        definition_files = [
+            *([yaml.path] if yaml else _first_class_file(root)),
+            *sorted(label_files & set(label_of.values())),
+        ]
+        return replace(
+            survey, problems=sorted([*survey.problems, *problems]), definition_files=definition_files, unused=unused
+        )
 
-    def load_labels(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
+    def load_targets(self, survey: Survey, sizes: dict[Path, tuple[int, int]], notify: Notify | None) -> Objects:
         """Return the objects of each image."""
         from saccade.data.objects import Objects
         from saccade.data.opening import map_files
 
         yaml, paths = _find_yaml(survey.root), list(sizes)
         names = yaml.names if yaml else _class_names(survey)
-        keypoints = yaml is not None and "kpt_shape" in yaml.values
+        has_keypoints = yaml is not None and "kpt_shape" in yaml.values
 
         def read(path: Path) -> Any:
             label_file = _label_path(survey.root, path)
-            return read_objects(label_file, label_file.relative_to(survey.root).as_posix(), names, keypoints)
+            return read_objects(label_file, label_file.relative_to(survey.root).as_posix(), names, has_keypoints)
 
-        notes = ["the keypoints of its lines are not read"] if keypoints else []
+        notes = ["keypoints are not read"] if has_keypoints else []
         return Objects(dict(zip(paths, map_files(read, paths, notify), strict=True)), sizes, names, notes)
 
 
@@ -143,13 +150,13 @@ def _find_yaml(root: Path) -> _DataYaml | None:
             if path.stem == "data":
                 raise
             continue  # not a YOLO file
-        if isinstance(values, dict) and "names" in values and any(part in values for part in _SPLIT_NAMES):
+        if isinstance(values, dict) and "names" in values and any(name in values for name in _SPLIT_NAMES):
             return _DataYaml(path, values, _yaml_names(values, path.name))
     return None
 
 
 def _is_classification_set(root: Path) -> bool:
-    """Return True if the folder has a YAML file and class folders, but no text file of an image."""
+    """Return True if the folder has a YAML file and class folders, but no label file of an image."""
     if next(root.glob("*.y*ml"), None) is None or ClassFolders().check_folder(root) is not None:
         return False
     return not any(_label_path(root, path).is_file() for path in walk(root) if is_image(path))
@@ -173,7 +180,7 @@ def _load_yaml(path: Path) -> Any:
         raise UserError(f"cannot read {brief(path)}{location}: it is not valid YAML ({brief(error, 120)})") from None
 
 
-def _yaml_names(values: dict[str, Any], owner: str) -> list[str]:
+def _yaml_names(values: dict[str, Any], file_name: str) -> list[str]:
     """Return the class names in index order.
 
     Raises:
@@ -184,53 +191,54 @@ def _yaml_names(values: dict[str, Any], owner: str) -> list[str]:
     if isinstance(names, dict):
         missing_index = next((index for index in range(len(names)) if index not in names), None)
         if missing_index is not None:
-            raise UserError(f"{owner}: names has {len(names)} entries, but none has the index {missing_index}")
+            raise UserError(f"{file_name}: names has {len(names)} entries, but none has the index {missing_index}")
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise UserError(f"{owner}: names is a {type(names).__name__}; a list or a dictionary is needed")
+        raise UserError(f"{file_name}: names is a {type(names).__name__}; a list or a dictionary is needed")
     for index, name in enumerate(names):
         if isinstance(name, bool) or not isinstance(name, str | int | float):
             description = str(name) if name is None or isinstance(name, bool) else f"a {type(name).__name__}"
-            raise UserError(f"{owner}: the name of class {index} is read as {description}; put it in quotes")
+            raise UserError(f"{file_name}: the name of class {index} is read as {description}; put it in quotes")
     texts = [str(name) for name in names]
     duplicate = next((name for name, frequency in Counter(texts).items() if frequency > 1), None)
     if duplicate is not None:
-        raise UserError(f"{owner}: names has {brief(duplicate)!r} twice")
+        raise UserError(f"{file_name}: names has {brief(duplicate)!r} twice")
     if count is not None and not isinstance(count, int):
-        raise UserError(f"{owner}: nc is a {type(count).__name__}; the number of names, {len(texts)}, is needed")
+        raise UserError(f"{file_name}: nc is a {type(count).__name__}; the number of names, {len(texts)}, is needed")
     if count is not None and count != len(texts):
-        raise UserError(f"{owner}: nc is {count}, and names has {len(texts)}")
+        raise UserError(f"{file_name}: nc is {count}, but names has {len(texts)} names")
     return texts
 
 
 def _files_in_yaml(
     root: Path, yaml: _DataYaml, hidden: Counter[str], notes: list[str]
 ) -> dict[str, tuple[str, list[Path]]]:
-    """Return name and files of each split in a YAML file, by role.
+    """Return name and files of each split in a YAML file.
 
     Raises:
-        UserError: no training images are named, or a path leaves the folder or does not exist.
+        UserError: no training images are named, or a path is outside the folder or does not exist.
     """
-    owner, base = yaml.path.name, _base_folder(root, yaml, notes)
-    roles = assign_splits(key for key in _SPLIT_NAMES if yaml.values.get(key))
-    if "train" not in roles:
+    file_name, base = yaml.path.name, _base_folder(root, yaml, notes)
+    split_names = assign_splits(key for key in _SPLIT_NAMES if yaml.values.get(key))
+    if "train" not in split_names:
         raise UserError(
-            f"{owner} names no training images; set train to a folder, a list of folders or a list of images"
+            f"{file_name} names no training images; set train to a folder, a list of folders or a list of images"
         )
     splits = {}
-    for role, key in roles.items():
+    for split, key in split_names.items():
         entries = yaml.values[key] if isinstance(yaml.values[key], list) else [yaml.values[key]]
         paths = [
-            _resolve_entry(root, base, _check_text(entry, f"{owner}, {key}"), f"{owner}, {key}") for entry in entries
+            _resolve_entry(root, base, _check_text(entry, f"{file_name}, {key}"), f"{file_name}, {key}")
+            for entry in entries
         ]
         missing_entry = next((entry for entry, path in zip(entries, paths, strict=True) if not path.exists()), None)
-        if missing_entry is not None and not (role == "test" and "val" in roles):
-            raise UserError(f"{owner} names {brief(missing_entry)!r} as {key}, which does not exist")
+        if missing_entry is not None and not (split == "test" and "val" in split_names):
+            raise UserError(f"{file_name} names {brief(missing_entry)!r} as {key}, which does not exist")
         files = [path for path in paths if path.exists() for path in _entry_files(root, base, path, hidden)]
         n_repeated = len(files) - len(set(files))
         if n_repeated:
             notes.append(f"{n_repeated} images of {key} are listed twice; each is used once")
-        splits[role] = key, list(dict.fromkeys(files))
+        splits[split] = key, list(dict.fromkeys(files))
     return splits
 
 
@@ -248,7 +256,7 @@ def _base_folder(root: Path, yaml: _DataYaml, notes: list[str]) -> Path:
     return root
 
 
-def _check_text(value: Any, owner: str) -> str:
+def _check_text(value: Any, location: str) -> str:
     """Return ``value`` if it is a string.
 
     Raises:
@@ -256,17 +264,17 @@ def _check_text(value: Any, owner: str) -> str:
     """
     if isinstance(value, str):
         return value
-    raise UserError(f"{owner} is a {type(value).__name__}; a string is needed")
+    raise UserError(f"{location} is a {type(value).__name__}; a string is needed")
 
 
-def _resolve_entry(root: Path, base: Path, text: str, owner: str) -> Path:
+def _resolve_entry(root: Path, base: Path, text: str, location: str) -> Path:
     """Return the folder or list that an entry names.
 
     Raises:
-        UserError: the entry leaves ``root``.
+        UserError: the path is outside ``root``.
     """
     name = _relative_to_root(root, base, text)
-    return root if name == "." else resolve_inside(root, name, owner)
+    return root if name == "." else resolve_inside(root, name, location)
 
 
 def _relative_to_root(root: Path, base: Path, text: str) -> str:
@@ -285,42 +293,42 @@ def _entry_files(root: Path, base: Path, path: Path, hidden: Counter[str]) -> It
     if path.is_dir():
         yield from sorted(walk(path, hidden))
         return
-    owner = path.relative_to(root).as_posix()
+    file_name = path.relative_to(root).as_posix()
     if path.suffix != ".txt":
-        raise UserError(f"{brief(owner)} is neither a folder nor a list of images (.txt)")
+        raise UserError(f"{brief(file_name)} is neither a folder nor a list of images (.txt)")
     names = [_relative_to_root(root, path.parent if line.startswith("./") else base, line) for line in read_lines(path)]
-    check_inside(root, names, owner)
+    check_inside(root, names, file_name)
     yield from (root / name for name in names)
 
 
 def _files_without_yaml(root: Path, hidden: Counter[str]) -> dict[str, tuple[str, list[Path]]]:
-    """Return name and files of each split by role, from folder names."""
+    """Return name and files of each split, from folder names."""
     folders = _image_folders(root)
-    roles = assign_splits(folders) if "" not in folders else {"train": ""}
-    return {role: (name, sorted(walk(folders[name], hidden))) for role, name in roles.items()}
+    split_names = assign_splits(folders) if "" not in folders else {"train": ""}
+    return {split: (name, sorted(walk(folders[name], hidden))) for split, name in split_names.items()}
 
 
 def _image_folders(root: Path) -> dict[str, Path]:
-    """Return image folders by split name, if each has a label folder; the name is "" without splits."""
+    """Return the image folders that have a label folder, by split name; the name is "" without splits."""
     folders = {path.name: path for path in subfolders(root)}
     if "images" in folders and "labels" in folders:
         image_folders = {path.name: path for path in subfolders(folders["images"])}
         label_names = {path.name for path in subfolders(folders["labels"])}
-        parts = {name: path for name, path in image_folders.items() if name in label_names}
-        return parts if "train" in assign_splits(parts) else {"": folders["images"]}
-    parts = {name: path / "images" for name, path in folders.items() if assign_splits([name])}
-    return {name: path for name, path in parts.items() if path.is_dir() and _label_folder(path).is_dir()}
+        split_folders = {name: path for name, path in image_folders.items() if name in label_names}
+        return split_folders if "train" in assign_splits(split_folders) else {"": folders["images"]}
+    split_folders = {name: path / "images" for name, path in folders.items() if assign_splits([name])}
+    return {name: path for name, path in split_folders.items() if path.is_dir() and _label_folder(path).is_dir()}
 
 
 def _label_folder(folder: Path) -> Path:
-    """Return the folder of text files that belongs to a folder of images."""
+    """Return the folder of label files that belongs to a folder of images."""
     parts = list(folder.parts)
     position = len(parts) - 1 - parts[::-1].index("images")
     return Path(*parts[:position], "labels", *parts[position + 1 :])
 
 
 def _label_path(root: Path, image: Path) -> Path:
-    """Return the path of an image's text file."""
+    """Return the path of an image's label file."""
     folder = image.parent
     relative = folder.relative_to(root)
     if "images" in relative.parts:
@@ -329,7 +337,7 @@ def _label_path(root: Path, image: Path) -> Path:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    """Return the text files in ``folder``, which need not exist."""
+    """Return the label files in ``folder``, which need not exist."""
     try:
         names = sorted(os.listdir(folder))
     except OSError:
@@ -341,7 +349,7 @@ def _is_label_file(path: Path) -> bool:
     return path.suffix == ".txt" and path.name != _CLASS_FILE
 
 
-def _class_files(root: Path) -> list[Path]:
+def _first_class_file(root: Path) -> list[Path]:
     """Return the first file of class names, as a list of at most one path."""
     folders = (root, root / "labels", *(root / name / "labels" for name in _SPLIT_NAMES))
     return [path for folder in folders if (path := folder / _CLASS_FILE).is_file()][:1]
