@@ -17,9 +17,8 @@ from saccade.events import Notify, ReportBegan, StudyPlanned, ignore
 from saccade.recipe import Recipe
 from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as parse_arms
-from saccade.study.engine import execute, slots_for
-from saccade.study.plan import TUNING, Study
-from saccade.study.plan import seeds as parse_seeds
+from saccade.study.engine import cpu_slots, execute
+from saccade.study.plan import TUNING, Study, parse_seeds
 from saccade.study.tuning import Tuning
 from saccade.study.tuning_grid import Settings, tuning_grid
 from saccade.trust import Trust, add_trust
@@ -142,7 +141,7 @@ def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **exec
     Raises:
         UserError: as ``execute``; or a tuning run failed.
     """
-    outcomes = execute(tuning.trials, slots, device, notify, **execution)
+    outcomes = execute(tuning.tuning_study, slots, device, notify, **execution)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
         run = failed[0].run
         raise UserError(
@@ -190,7 +189,7 @@ def forecast(
         device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
             return forecast_study(design.study, design.parallel_runs, device, design.trust)
-        runs = sum(run.finished is None for run in tuning.runs())
+        runs = sum(run.done_record is None for run in tuning.runs())
         result = forecast_study(
             design.study if runs else tuning.tuned_study(), design.parallel_runs, device, design.trust
         )
@@ -261,7 +260,7 @@ def _design(
         raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
     grid = tuning_grid(_tune_texts(tune), base)
     study, tuning = _claim_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
-    parallel_runs = slots or slots_for(base.training.threads, device)
+    parallel_runs = slots or cpu_slots(base.training.threads, device)
 
     def describe(label: str, runs: int, folder: Path) -> str:
         parallelism = "one per device" if parallel_runs is None else f"{min(parallel_runs, runs)} at a time"
@@ -276,8 +275,8 @@ def _design(
     description = describe(f"{arm_names} × {format_count(seed_values)}", len(study.runs()), study.folder)
     events = [StudyPlanned(study.folder, description)]
     if tuning is not None:
-        label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.trials.seeds)}"
-        trials = describe(label, len(tuning.trials.runs()), tuning.trials.folder)
+        label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.tuning_study.seeds)}"
+        trials = describe(label, len(tuning.tuning_study.runs()), tuning.tuning_study.folder)
         events.append(StudyPlanned(study.folder, trials))
     # Names given by the caller are trusted; those from files have been checked.
     model_names = (arm.recipe(base, 0).model.name for arm in study_arms)
@@ -301,7 +300,7 @@ def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     """Parse seeds from a count, a list or text.
 
     Raises:
-        UserError: as :func:`saccade.study.plan.seeds`.
+        UserError: as :func:`saccade.study.plan.parse_seeds`.
     """
     if isinstance(seeds, int | str | Integral):
         return parse_seeds(str(seeds))
@@ -321,8 +320,8 @@ def _claim_folder(
         claimed = replace(study, folder=folder)
         tuning = Tuning(claimed, tuple(grid), tune_seeds) if grid else None
         if tuning is not None:
-            tuning.claim()
-        elif claimed.claim():
+            tuning.check_folder()
+        elif claimed.check_folder():
             claimed = Study.open(folder)
         return claimed, tuning
 

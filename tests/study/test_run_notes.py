@@ -124,10 +124,10 @@ def test_arms_with_another_host_are_named(tmp_path):
 
 
 def test_different_environments_are_reported(study):
-    assert notes(study, "surroundings") == []
+    assert notes(study, "environment") == []
     _change(study.runs()[0], "environment.json", cpu="b", device="cuda:0")
     _change(study.runs()[1], "environment.json", packages={"torch": "2.12"})
-    assert notes(study, "surroundings") == [
+    assert notes(study, "environment") == [
         "The runs were not all made with the same device: cpu, cuda.",
         "The runs were not all made with the same cpu: a, b.",
         "The runs were not all made with the same packages.",
@@ -137,7 +137,7 @@ def test_different_environments_are_reported(study):
 def test_two_accelerators_of_one_kind_are_one_device(study):
     for number, run in enumerate(study.runs()):
         _change(run, "environment.json", device=f"cuda:{number % 2}")
-    assert notes(study, "surroundings") == []
+    assert notes(study, "environment") == []
 
 
 def test_images_left_out_are_reported_from_the_runs(study):

@@ -16,9 +16,9 @@ _last: tuple[tuple[Data, str, Any], Splits] | None = None
 
 
 def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
-    """Return the images of ``open_data``, without reading them again if they are those of the last call.
+    """Return the images of ``open_data``; repeat the last result if settings and files are unchanged.
 
-    Images are the same if the settings and the names, sizes and modification times of the files are unchanged.
+    Files are unchanged if their names, sizes and modification times are.
 
     Raises:
         UserError: the data cannot be opened; see :func:`saccade.data.open_data`.

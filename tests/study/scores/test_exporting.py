@@ -14,7 +14,7 @@ from saccade.cli import report
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.scores.exporting import has_images, write_cases
+from saccade.study.scores.exporting import has_image_scores, write_cases
 
 SCORES = {
     "none": (60.0, 63.0, 58.0),
@@ -67,7 +67,7 @@ def test_judging_exported_scores_gives_the_same_verdicts(tmp_path, groups):
 
 def test_a_metric_that_is_not_a_mean_is_written_per_run(tmp_path):
     ours = collect(_study(tmp_path / "s", "segment").folder)
-    assert not has_images(ours)
+    assert not has_image_scores(ours)
     path = ours.scores(tmp_path / "scores.csv")
     with path.open() as file:
         head, first, *_ = csv.reader(file)

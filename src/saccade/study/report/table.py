@@ -78,7 +78,7 @@ def to_latex(results: StudyResults) -> str:
     columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     points = f" in {metric.difference_unit}" if metric.difference_unit else ""
-    scored = f" of {results.scored}" if results.scored else ""
+    scored = f" of {results.scored_epoch}" if results.scored_epoch else ""
     caption = (
         f"{_subject(results)}: {metric.name}{scored}, mean ± standard deviation over {seeds}; difference to "
         f"{results.baseline}{points} with its 95 % interval."

@@ -53,7 +53,7 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
         return {
             "name": capitalise(metric.name),
             "unit": unit_phrase(metric.unit),
-            "scored": f" of {results.scored}" if results.scored else "",
+            "scored": f" of {results.scored_epoch}" if results.scored_epoch else "",
             "seeds": results.seeds,
             "rows": rows,
             "trivial": results.trivial and (results.trivial[0], format_number(results.trivial[1], metric.digits)),
