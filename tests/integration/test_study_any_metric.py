@@ -70,7 +70,8 @@ class TestUnit:
         analysis = analyse(scores, metric=PLAIN)
         assert analysis.differences[0].sentence() == (
             "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); the interval excludes zero, but the "
-            "difference is not significant after correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would "
+            "difference is not significant after correction for 2 comparisons; this study could have detected "
+            "differences of 0.026; about 5 seeds would "
             "decide."
         )
         assert analysis.diagnostics().startswith("Residual SD 0.0071 with 4 degrees")

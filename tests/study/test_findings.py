@@ -16,7 +16,8 @@ class TestSentence:
         a, b = analyse(BY_HAND).differences
         assert a.sentence() == (
             "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); the interval excludes zero, but the "
-            "difference is not significant after correction for 2 comparisons; this study could have detected differences of 2.6 points; "
+            "difference is not significant after correction for 2 comparisons; this study could have detected "
+            "differences of 2.6 points; "
             "about 5 seeds would decide."
         )
         assert b.sentence() == (

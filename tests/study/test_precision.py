@@ -264,7 +264,7 @@ class TestPower:
         assert not more_images_needed(1.0, image_error=error(0.05), **known)
         assert not more_images_needed(1.0, image_error=None, **known)
         assert (
-            seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
+            seeds_needed(1.0, sigma=9.0, image_error=error(0.05), seeds=3, arms=4, **known) is None
         )  # the seeds' own fault
 
     def test_the_limit_of_more_seeds(self):

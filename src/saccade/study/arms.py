@@ -99,9 +99,8 @@ def arms(
     Args:
         attention: mechanisms, each with an optional position: ``das:where=block``.
         controls: ``extra``, ``noise`` or ``shuffled`` for every mechanism, or ``extra:das`` for one.
-        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``. ``model``,
-            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for recipe
-            keys. A model may be a function that builds a network.
+        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``, with keys of
+            the recipe or of ``_SHORT_KEYS``. A model may be a function that builds a network.
 
     Raises:
         UserError: a name, option or key is unknown, a control does not fit, a key must be the same for all arms, or an

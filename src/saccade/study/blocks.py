@@ -13,7 +13,7 @@ Biol. 3:3):
     se[a]         = moderated[a] √variance_factor[a]             (2/S for a complete design)
 
 moderated² has 1 / ((1 - w²) / df + w² / (m - 1)) degrees of freedom, because cov(s², paired²) = var(s²). With s² alone,
-45 arms give 6 to 7 % false verdicts for t₅ noise, and 8 to 10 % if SDs differ by a factor of two.
+45 arms give 6 to 7 % false verdicts for t₅ noise.
 
 Tests are two-sided t tests with Holm's step-down (Holm 1979, Scand. J. Stat. 6:65).
 """
@@ -81,7 +81,7 @@ class Design:
 
     @classmethod
     def from_present(cls, present: ArrayLike) -> Design:
-        """Return the design of a table (A, S) of present runs, at least one per row and column."""
+        """Return the design for (A, S) present runs, at least one per row and column."""
         is_present = np.asarray(present, dtype=bool)
         arms, seeds = is_present.shape
         arm_index, seed_index = np.nonzero(is_present)

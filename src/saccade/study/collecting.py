@@ -36,7 +36,7 @@ __all__ = ["collect"]
 def collect(folder: str | Path) -> StudyResults:
     """Return the results of the study in ``folder``.
 
-    A diverged run has no score and is named in the notes, because omitting it flatters its arm.
+    A diverged run has no score; a note names the run.
 
     Raises:
         UserError: ``folder`` holds no study, one of its files is damaged, or the runs used different images.
@@ -192,7 +192,7 @@ def _arm_result(
 def _check_images(study: Study, done_records: DoneRecords) -> None:
     """Raise UserError if runs with the same data settings used different images.
 
-    Arms with different data settings, such as the image size, are checked by ``_rows``, which compares labels.
+    ``_rows`` checks arms with different data settings, by the labels.
     """
     fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():

@@ -71,7 +71,7 @@ def read_costs(folder: Path) -> dict[str, ArmCost]:
 def measure_costs(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> None:
     """Measure every arm that has a finished run and write ``costs.json``; call it after all runs have ended.
 
-    The arms take turns, so that other load affects all alike. If every arm has an entry, nothing is measured unless
+    The arms take turns, so that other load affects all arms. If every arm has an entry, nothing is measured unless
     ``remeasure``. ``trust`` is passed to ``saccade.load``.
 
     Raises:

@@ -1,7 +1,7 @@
 """Statistical results as data and as sentences.
 
-A positive difference is better. Differences, errors and margins are in ``unit``: "points" of a percentage, else the
-metric's unit, or "".
+A positive difference is better. Differences, errors and margins are in ``unit``: "points" for "%", else the metric's
+unit, or "".
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ class Difference:
         baseline: name of the baseline.
         difference: least-squares estimate.
         low: lower end of the confidence interval at level 1 - alpha.
-        high: upper end of the confidence interval.
+        high: upper end.
         se: standard error.
         se_images: part of ``se`` from the test images.
         se_from: source of the larger part of ``se``, "seeds" or "images".
         df: Satterthwaite degrees of freedom.
         p: uncorrected two-sided p.
         p_holm: Holm's p over the mechanisms; ``p`` for a control.
-        verdict: verdict; None if the baseline has not learnt the task.
+        verdict: None if the baseline has not learnt the task.
         detectable: true difference that is found with probability 0.8.
         seeds_needed: number of seeds that give a verdict with probability 0.8, up to 100.
         images_needed: True if a verdict needs more test images.
         raw: paired differences, one per shared seed.
-        seeds: number of paired differences.
+        seeds: number of shared seeds.
         is_control: True for an arm outside the Holm family.
         comparisons: size of the Holm family.
         margin: half-width of "equal".
@@ -87,7 +87,7 @@ class Difference:
         return f"{head}. {estimate} {rest}" if estimate else f"{head}. {rest}"
 
     def parts(self) -> tuple[str, str, str]:
-        """Return the sentence in three parts: the verdict, the difference with its unit, and the rest."""
+        """Return three parts of the sentence: verdict, difference with unit, and rest."""
         head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict_text}"
         if self.difference is None:
             return head, "", str(self.reason)
@@ -156,7 +156,7 @@ class ConfidenceInterval:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of one arm, in the metric's unit and direction.
+    """Scores of one arm, in the metric's unit.
 
     Attributes:
         name: name of the arm.
@@ -192,7 +192,7 @@ class Analysis:
         images: number of test images, or None.
         first_look: True for three seeds or fewer.
         notes: caveats to show with the verdicts.
-        not_learnt: warning if the baseline is within noise of the trivial predictor.
+        not_learnt: warning if the baseline has not learnt the task.
     """
 
     baseline: str

@@ -49,7 +49,7 @@ ARM_DISAGREEMENT = 0.005
 _TIMED_STEPS = 3
 """Number of timed steps."""
 _SMALL_BATCH = 4
-"""Number of images in a timed step where a full batch would take too long."""
+"""Number of images in a timed step if a full batch takes too long."""
 _LONG_STEP_MS = 300.0
 """Milliseconds above which a step on the CPU is timed with ``_SMALL_BATCH`` images and scaled."""
 
@@ -64,10 +64,10 @@ class Forecast:
 
     Attributes:
         data: description of the images.
-        runs: number of runs still to be done.
+        runs: number of unfinished runs.
         finished: number of finished runs.
         slots: number of concurrent runs.
-        minutes: minutes for the runs still to be done.
+        minutes: minutes for the unfinished runs.
         disk_mb: largest size of the study folder in MB.
         step_ms: arm -> median milliseconds of a training step, data loading included.
         timed_images: number of images in a timed step, if fewer than a batch; ``step_ms`` is scaled to a batch.
@@ -75,7 +75,7 @@ class Forecast:
         test_ms: arm -> milliseconds of a test batch.
         metric: name of the metric.
         unit: unit of differences and SDs.
-        detectable: pairs of residual SD and difference found with probability 0.8; None if no difference is found.
+        detectable: pairs of residual SD and detectable difference, None if no difference is detectable.
         sigma_from: source of the residual SD.
         test_images: number of test images.
         image_se: standard error from the test images.
@@ -84,7 +84,7 @@ class Forecast:
         seeds_for_margin: number of seeds that finds a difference of ``margin`` at the first SD, up to 100.
         margin: half-width of "equal".
         margin_needs_images: True if finding a difference of ``margin`` needs more test images.
-        tuning_runs: number of tuning runs still to be done.
+        tuning_runs: number of unfinished tuning runs.
         tuning_minutes: minutes for the tuning runs, at most.
     """
 
@@ -292,9 +292,8 @@ def _full_batch_ms(
 ) -> tuple[float, int]:
     """Return the milliseconds of a step with a full batch, and the number of images in the timed steps.
 
-    If a step on the CPU would take over 0.3 s, steps with fewer images are timed and scaled. They run concurrently, one
-    per slot, because concurrent runs share caches and memory. Each of ``step_makers`` maps a number of images to the
-    steps of one run.
+    If a step on the CPU takes over 0.3 s, steps with fewer images are timed and scaled. They run concurrently, one per
+    slot, because runs share caches and memory. Each of ``step_makers`` maps a number of images to the steps of a run.
     """
     images = min(batch, _SMALL_BATCH)
     if device.type == "cpu" and images < batch:

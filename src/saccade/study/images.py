@@ -26,6 +26,6 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
     global _last
     key = spec, target, find_layout(spec, target).stamp(spec)
     if _last is None or _last[0] != key:
-        _last = None  # so that two data sets are never in memory at once
+        _last = None  # to free memory before the next data set
         _last = key, open_data(spec, target, notify)
     return _last[1]

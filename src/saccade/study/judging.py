@@ -33,14 +33,14 @@ def judge(
     bounds: tuple[float, float] | None = None,
     trivial: float | None = None,
 ) -> StudyResults:
-    """Return verdicts, confidence intervals and power for scores of several arms, each trained with the same seeds.
+    """Return verdicts and confidence intervals for scores of several arms, trained with the same seeds.
 
     Args:
         scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; several
             logs, one per run, such as Ultralytics' ``results.csv``, timm's ``summary.csv`` or Lightning's
             ``metrics.csv``, whose run is named by the folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"``; a
             DataFrame; a mapping of columns; a list of rows as mappings; or arm -> scores in the order of the seeds.
-        metric: column of the scores; None infers it.
+        metric: name of the score column; None infers it.
         baseline: arm that all others are compared with.
         controls: further arms outside Holm's correction; ``extra for ARM``, ``noise for ARM`` and ``shuffled for ARM``
             always are.

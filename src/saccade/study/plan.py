@@ -1,7 +1,7 @@
 """Plan of a study: arms × seeds, one folder per run, stored in ``study.toml``.
 
-One seed is one block: the same order of data and augmentation for every arm, and the same initialisation for arms that
-share a host. This module does not import torch, so that wrong arguments are reported at once.
+Each seed is a block with one order of data and augmentation for all arms, and one initialisation for arms that share a
+host. This module does not import torch, so that wrong arguments are reported at once.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ class Study:
         """Normalise and validate the design.
 
         Raises:
-            UserError: there are no seeds or too many runs; a seed, an arm, a recipe or a folder name is repeated; a
-                name or a setting is not allowed; or the margin is not above 0.
+            UserError: there are no seeds or too many runs; a seed, arm, recipe or folder name is repeated; or a name,
+                a setting or the margin is not allowed.
         """
         baseline_settings = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.with_overrides(baseline_settings))
@@ -269,7 +269,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse a number of seeds, ``3`` for 0, 1, 2, or a list of seeds, ``3,7,9``.
 
     Raises:
-        UserError: the text has another form, there are no seeds or too many, or a seed is repeated or out of range.
+        UserError: the text has another form, or a seed or the number of seeds is not allowed.
 
     >>> parse_seeds("3"), parse_seeds("3,7,9")
     ((0, 1, 2), (3, 7, 9))

@@ -3,16 +3,15 @@
     se² = v_seeds + v_images                                      (Satterthwaite 1946, Biometrics Bull. 2:110)
     df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
-The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large at
-once: 5.8 % instead of 4.9 % false verdicts at 3 arms and 3 seeds.
+The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large: 5.8 %
+instead of 4.9 % false verdicts at 3 arms and 3 seeds.
 
-v_seeds (``blocks.fit``) is due to the variation between runs. v_images is due to the choice of test images, because
-each arm suits different images, and more runs do not reduce it. ``pseudovalues`` of the resampling units (images, or
-groups or blocks of images) give an estimate of v_images.
+v_seeds (``blocks.fit``) is due to the variation between runs. v_images is due to the choice of test images, is not
+reduced by more runs, and is estimated from the pseudo-values of resampling units (``pseudovalues``).
 
 A detectable difference is a constant times the standard error. In a planned study, with known σ, the constant is the
-noncentrality of t at which P(t > t_crit) = power. In a finished study, with estimated σ, it is t_crit + t_power, which
-is smaller. All errors are in the metric's unit.
+noncentrality of t at which P(t > t_crit) = power. In a finished study, with estimated σ, the constant is smaller:
+t_crit + t_power.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ MAX_SEEDS = 100
 def variance_components(d: Floats) -> tuple[Floats, Floats]:
     """Return the variances ``(between, within)``, each (...), of paired differences.
 
-    ``between`` is the variance over units of their mean over seeds; its expectation is the variance component of the
-    test images plus ``within / S``. ``within`` is the variance of a unit over seeds, after subtracting each run's mean.
-    Both are 0 for one unit; ``within`` is 0 for one seed.
+    ``between`` is the variance over units of the mean over seeds, with expectation ``within / S`` plus the variance
+    component of the test images. ``within`` is the variance over seeds of a unit, less the mean of each run. Both are 0
+    for one unit; ``within`` is 0 for one seed.
 
     Args:
         d: (..., S, units), pseudo-values of an arm less those of the baseline.
@@ -103,7 +102,7 @@ def image_df(sizes: ArrayLike) -> float:
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 
-    With units - 1 instead, nine groups of 3 to 13 images gave up to 6.5 % false verdicts, not 4.5 %.
+    With units - 1, nine groups of 3 to 13 images gave up to 6.5 % false verdicts instead of 4.5 %.
     """
     squares = np.square(np.asarray(sizes, dtype=np.float64))
     units = len(squares)
@@ -210,12 +209,12 @@ def planned_detectable(
     *,
     image_error: ImageError | None = None,
 ) -> float:
-    """Return the smallest true difference that a planned study finds with probability ``power``, at Holm's first step.
+    """Return the difference that a planned study finds with probability ``power`` at Holm's first step.
 
-    The difference is infinite for one seed or one arm, because the error cannot be estimated.
+    The difference is infinite for one seed or one arm.
 
     Args:
-        sigma: residual SD, known from earlier runs.
+        sigma: residual SD.
         seeds: number of seeds.
         arms: number of arms, baseline and controls included.
         mechanisms: size of the Holm family.

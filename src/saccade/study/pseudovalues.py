@@ -48,7 +48,7 @@ def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
 def jackknife(score: Callable[[Index], float], n: int, groups: ArrayLike | None = None) -> Floats:
     """Return the pseudo-values (units,) of any score; NaN where the score without a unit is not finite.
 
-    Beyond ``MAX_UNITS`` units, ``BLOCKS`` random blocks are left out, the same for all arms and seeds.
+    Above ``MAX_UNITS`` units, ``BLOCKS`` fixed random blocks are left out one at a time.
 
     Args:
         score: maps the ascending indices (k,) of the remaining images to their score.

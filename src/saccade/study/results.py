@@ -64,10 +64,10 @@ class StudyResults:
     """Results of a study; ``print`` shows the verdicts, and a notebook shows HTML.
 
     Attributes:
-        name: name of the study's folder, or of the file of scores.
+        name: name of the study's folder or of the score file.
         study: plan of the runs; None for scores of another trainer.
         origin: description of the score files.
-        baseline: name of the first arm, with which all others are compared.
+        baseline: name of the first arm.
         seeds: seeds in the order of the scores.
         margin: half-width of "equal", in the metric's unit.
         task: name of the task, or None.
@@ -79,9 +79,9 @@ class StudyResults:
         notes: caveats to show with the verdicts.
         runs: result of each run.
         scored_epoch: phrase for the epoch whose weights were scored, such as "the last epoch".
-        advice: advice for a host that has not learnt the task.
+        advice: advice if the host has not learnt the task.
         tuned: result of tuning, or None.
-        trust: code that saved networks may import besides the catalogue.
+        trust: further code that saved networks may import.
     """
 
     name: str

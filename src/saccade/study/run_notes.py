@@ -21,7 +21,7 @@ _SHARED_ENVIRONMENT = ("device", "accelerator", "cpu", "python", "packages")
 _MAX_SITES = 6
 """Largest number of sites named in a note."""
 _PARAMETER_TOLERANCE = 0.1
-"""Relative difference of added parameters between a mechanism and its control ``extra`` that needs no note."""
+"""Relative difference in added parameters of a mechanism and its control ``extra`` up to which no note is given."""
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -40,7 +40,7 @@ class RunResult:
         seconds: duration of the training in seconds.
         parameters: number of parameters.
         reason: reason for divergence or failure.
-        constant: site -> ``gate`` or ``context``, for each plug whose gate or context is the same for every test image.
+        constant: site -> ``gate`` or ``context``, for plugs whose output of that kind ignores the image.
         chosen: True if the scored epoch was chosen on validation images.
     """
 

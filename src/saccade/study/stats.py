@@ -1,9 +1,8 @@
 """Statistical analysis of a study: each arm against the baseline, with a confidence interval and a verdict.
 
-* A positive difference is better. Differences are in the metric's unit, or "points" for "%".
+* A positive difference is better.
 * Confidence intervals have level 1 - alpha, uncorrected; p is corrected by Holm over the mechanisms, not the controls.
-* The squared standard error is the sum of two variance components, of seeds (``blocks``) and of test images
-  (``precision``), with Satterthwaite degrees of freedom.
+* The squared standard error is the sum of the variance components of seeds and of test images (``precision``).
 * The verdict is "helps" or "hurts" if Holm's p < alpha, else "equal" if the confidence interval lies inside ±margin,
   else "not decided". It is None if the baseline is within noise of the trivial predictor.
 * A run without a finite score is left out. With one seed, every verdict is "not decided".
@@ -108,8 +107,8 @@ def analyse(
         scores: arm -> one score per seed, in the metric's unit, the same seeds for all; NaN, None or infinity marks
             a run without a score.
         metric: metric of the scores.
-        values: arm -> pseudo-values (seeds, units) of its scores, the same units for all; None ignores the error from
-            the test images. Runs that are all NaN are left out, and units that are NaN in either arm.
+        values: arm -> pseudo-values (seeds, units), the same units for all; None ignores the error of test images.
+            Runs that are all NaN and units that are NaN in either arm are left out.
         baseline: arm that the others are compared with.
         controls: arms outside the Holm family.
         trivial: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v), with
@@ -120,8 +119,7 @@ def analyse(
         sizes: (units,), number of images in each unit; None if each unit is one image.
 
     Raises:
-        UserError: an arm is unknown, the margin or alpha is out of range, or arms have different numbers of seeds or
-            units.
+        UserError: an arm is unknown, margin or alpha is out of range, or arms differ in seeds or units.
     """
     margin = metric.margin if margin is None else margin
     unit = metric.difference_unit
@@ -220,7 +218,7 @@ def _score_table(scores: Scores, baseline: str, margin: float, alpha: float, uni
 def _pseudo_values(
     values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None
 ) -> tuple[dict[str, Floats], NDArray[np.int64]]:
-    """Return the pseudo-values (S, units) by arm, after checking their shapes, and the number of images per unit."""
+    """Check and return the pseudo-values (S, units) by arm, and the number of images per unit."""
     pseudo_values = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
     units = {rows.shape[-1] for rows in pseudo_values.values()} | (set() if sizes is None else {len(sizes)})
     for name, rows in pseudo_values.items():

@@ -2,8 +2,7 @@
 
 The tuning runs form a second study, in ``<study>/tuning``: every arm with every value of the grid. Every arm chooses
 anew for each judged seed, from the tuning runs of that seed, so the randomness of the choice is part of the variance
-component of seeds. If all seeds shared one choice, equal arms with different choices would differ at every seed
-(``benchmarks/simulated_tuning.py``).
+component of seeds. See ``benchmarks/simulated_tuning.py``.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ training images and scored on the test images, which no tuning run has scored.""
 
 @dataclass(frozen=True)
 class Tuning:
-    """Plan of tuning: a study, the settings that each arm chooses from, and the number of tuning runs.
+    """Plan of tuning.
 
     Attributes:
         study: judged study, with its arms before tuning.
@@ -254,7 +253,7 @@ class TuningResult:
         return len(self.tuning.tuning_study.seeds) * len(self.tuning.grid)
 
     def budget(self) -> str:
-        """Return a sentence on the values tried and the number of tuning runs."""
+        """Return a sentence on the values and the number of tuning runs."""
         tried = ", ".join(label(values) for values in self.tuning.grid)
         return (
             f"Every arm chose among {tried} by {self.runs_per_arm} tuning runs on validation images, "
@@ -304,7 +303,7 @@ class TuningResult:
         seeds, grid = self.tuning.study.seeds, self.tuning.grid
         return {
             "keys": list(self.tuning.keys),
-            # Keys of earlier versions.
+            # Names of earlier versions.
             "ladder": [dict(values) for values in grid],
             "runs_of_each_arm": self.runs_per_arm,
             "seeds": {str(seed): list(self.tuning.seeds(seed)) for seed in seeds},

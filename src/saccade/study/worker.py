@@ -44,7 +44,7 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def serve(pipe: Connection, threads: int, preload: str | None) -> None:
-    """Execute calls until the pipe is closed or the parent process ends.
+    """Execute calls until the pipe is closed.
 
     Args:
         pipe: connection to the parent process, which sends calls and receives ``("event", Event)`` and the results of
@@ -149,8 +149,7 @@ def check_study(
 ) -> dict[str, Any]:
     """Validate data, host and mechanisms of all arms before any training; choose open settings by timed steps.
 
-    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` names the code that a
-    saved teacher network may import.
+    ``functions`` and ``trust`` are those of :func:`execute_run`.
 
     Returns:
         Dict of ``devices`` for the runs, and of ``decided``, the result of ``fastest.time_choices`` or {}.
@@ -170,7 +169,7 @@ def check_study(
         split = open_once(resolved[0].data, task_class.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
-        # Imported after the data are checked, because they import all of training.
+        # Imported late, because they import all of training.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
     metric = task_class(resolved[0], split).primary_metric()
@@ -199,7 +198,7 @@ def check_study(
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent ends, even by ``kill -9``, so that no orphan keeps training."""
+    """End this process when its parent ends, even by ``kill -9``."""
     parent = parent_process()
     if parent is None:
         return
@@ -211,5 +210,5 @@ def _die_with_parent() -> None:
         wait([sentinel])
         os._exit(1)
 
-    # For a parent that died before prctl, and for systems without prctl.
+    # For systems without prctl, and a parent that died earlier.
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True, name="parent watch").start()

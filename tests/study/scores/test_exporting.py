@@ -109,7 +109,7 @@ def test_the_command(tmp_path):
         report.command, [str(folder), "--scores", str(tmp_path / "a.csv"), "--cases", str(tmp_path / "c")]
     )
     assert found.exit_code == 0, found.output
-    assert f"wrote {tmp_path / 'a.csv'}, a row a test image" in found.output
+    assert f"wrote {tmp_path / 'a.csv'}, one row per test image" in found.output
     assert f"wrote 3 files into {tmp_path / 'c'}, one a seed" in found.output
     assert "by itself" not in found.output
     masks = _study(tmp_path / "m", "segment").folder

@@ -1,4 +1,4 @@
-"""Reader of another trainer's scores, per run or per run and image, from files or from Python."""
+"""Reader of another trainer's scores, from files or from Python."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ class _ScoreCollector:
     def images(self) -> tuple[dict[RunKey, NDArray[np.float64]] | None, tuple[str, ...] | None]:
         """Return per-image scores (n,) by (arm, seed), images as in the first run, and the group of each image.
 
-        Scores or groups are None if the tables have no column ``image`` or ``group``.
+        Scores or groups are None if their column is missing.
         """
         if not self.by_image:
             return None, None

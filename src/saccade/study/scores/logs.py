@@ -1,6 +1,6 @@
 """Logs of other trainers, one file per run and one row per epoch.
 
-Supported files are Ultralytics' ``results.csv`` (YOLOv5 and YOLOv8 pad column names with spaces), timm's
+Supported files are Ultralytics' ``results.csv`` (names may be padded with spaces), timm's
 ``summary.csv``, Lightning's ``metrics.csv`` (training or validation cells are empty), and any other file with a column
 ``epoch``.
 """
@@ -30,7 +30,7 @@ _HELD_OUT_WORDS = {"metrics", "eval", "val", "valid", "validation", "test"}
 
 @dataclass(frozen=True)
 class LogScore:
-    """Score of a run, and the epoch of that score, None if the log has no epoch there."""
+    """Score of a run and the epoch of the score; the epoch is None if unknown."""
 
     score: float
     epoch: int | None

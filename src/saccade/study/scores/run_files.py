@@ -41,7 +41,7 @@ def parse_run_file(text: str | Path) -> RunFile:
 def run_of_path(path: Path) -> tuple[str, int, bool]:
     """Return arm and seed from the name of a file or its folder, and True if the seed is Lightning's version number.
 
-    Supported forms are ``se-seed0/results.csv``, ``se/seed0/results.csv``, ``se_s0.csv`` and
+    Examples are ``se-seed0/results.csv``, ``se/seed0/results.csv``, ``se_s0.csv`` and
     ``se/version_0/metrics.csv``.
 
     Raises:

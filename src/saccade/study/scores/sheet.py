@@ -116,8 +116,7 @@ def read_sheet(path: Path) -> Sheet:
     """Read a CSV file whose columns are separated by commas, semicolons or tabs.
 
     Raises:
-        UserError: the file is a folder, missing, unreadable, too large, not UTF-8 or without rows, or a row and the
-            header differ in length.
+        UserError: the file cannot be read as a table.
     """
     content = _read_text(path)
     header = next((line for line in content.splitlines() if line.strip()), "")
