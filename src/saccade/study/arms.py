@@ -77,7 +77,7 @@ class Arm:
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", escaped).strip("-")
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """Return the recipe of the run with ``seed``; the base model's options are dropped if the arm sets a model."""
+        """Return the recipe of the run with ``seed``, without the base model's options if the arm's model differs."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, "model.code": None, **settings}

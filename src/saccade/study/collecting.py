@@ -192,7 +192,7 @@ def _arm_result(
 def _check_images(study: Study, done_records: DoneRecords) -> None:
     """Raise UserError if runs with the same data settings used different images.
 
-    ``_rows`` checks arms with different data settings, by the labels.
+    ``_rows`` compares the labels of arms with different data settings.
     """
     fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():

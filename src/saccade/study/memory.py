@@ -14,8 +14,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 def keep_freed_memory() -> bool:
     """Make glibc keep the memory that this process frees; return True on success.
 
-    Remapped blocks cause page faults, which take up to half of a training step on the CPU. Call this function only in
-    processes that saccade started.
+    glibc maps large blocks anew each time; the page faults take up to half of a training step on the CPU. Call this
+    function only in processes that saccade started.
     """
     with suppress(AttributeError, OSError, TypeError):  # only glibc has mallopt
         mallopt = ctypes.CDLL(None).mallopt

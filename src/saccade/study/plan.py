@@ -281,8 +281,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if "," not in text and numbers and numbers[0] > 0:
         if numbers[0] > _MAX_SEEDS:
             raise UserError(
-                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For one seed "
-                f"write '{numbers[0]},'"
+                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For the "
+                f"single seed {numbers[0]} write '{numbers[0]},'"
             )
         return tuple(range(numbers[0]))
     if not numbers or "," not in text:

@@ -98,7 +98,7 @@ def complete_units(d: Floats) -> Floats:
 def image_df(sizes: ArrayLike) -> float:
     """Return the degrees of freedom, at least 1, of the image error over units of ``sizes`` (units,) images.
 
-    The SD of a pseudo-value is taken as proportional to its unit's size: a normal mixture of excess kurtosis γ with
+    If the SD of a pseudo-value is proportional to its unit's size, all form a normal mixture of excess kurtosis γ, with
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 

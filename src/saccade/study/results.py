@@ -173,7 +173,7 @@ class StudyResults:
         """Write one CSV per seed for Claims Reloaded (arXiv:2505.04720); return the paths.
 
         Raises:
-            UserError: the scores cannot be written so; see ``study.scores.exporting.write_cases``.
+            UserError: the scores cannot be written in this form; see ``study.scores.exporting.write_cases``.
         """
         from saccade.study.scores.exporting import write_cases
 

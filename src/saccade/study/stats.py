@@ -361,7 +361,7 @@ def _image_error_of(image_error: ImageError | None, index: int) -> ImageError | 
 
 def _untested_reason(row: Difference, estimate: float | None, design: Design) -> str:
     if estimate is None:
-        return f"No chain of shared seeds connects it with {row.baseline}."
+        return f"No chain of shared seeds connects this arm with the baseline {row.baseline}."
     if design.present.shape[1] < 2:
         return "One seed does not measure the variation between runs: use two or more."
     if design.df == 0:

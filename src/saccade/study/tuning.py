@@ -84,7 +84,7 @@ class Tuning:
 
     @property
     def default_index(self) -> int:
-        """Grid index of the recipe's own values, else 0; it wins ties."""
+        """Grid index of the recipe's own values, else 0; preferred in a tie."""
         is_default = [self.study.base.with_overrides(values) == self.study.base for values in self.grid]
         return is_default.index(True) if True in is_default else 0
 
