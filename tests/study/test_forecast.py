@@ -243,7 +243,7 @@ def test_open_settings_are_decided_and_reported(tmp_path, monkeypatch):
         "step_ms": {"contiguous": 31.4, "x": 9.0},
         "batch": 8,
     }
-    monkeypatch.setattr(forecast, "fastest", lambda task, keys, device, trust: decided)
+    monkeypatch.setattr(forecast, "time_choices", lambda task, keys, device, trust: decided)
     timed = []
 
     def whole(makers, batch, *_):

@@ -256,7 +256,7 @@ class TestPower:
             return ImageError(lasting, 1999, image_floor(2000, 100))
 
         def needed(lasting):
-            return seeds_needed(1.0, sigma=0.5, images=error(lasting), seeds=3, arms=4, **known)
+            return seeds_needed(1.0, sigma=0.5, image_error=error(lasting), seeds=3, arms=4, **known)
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds

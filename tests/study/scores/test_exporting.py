@@ -110,14 +110,14 @@ def test_the_command(tmp_path):
     )
     assert found.exit_code == 0, found.output
     assert f"wrote {tmp_path / 'a.csv'}, one row per test image" in found.output
-    assert f"wrote 3 files into {tmp_path / 'c'}, one a seed" in found.output
+    assert f"wrote 3 files into {tmp_path / 'c'}, one per seed" in found.output
     assert "by itself" not in found.output
     masks = _study(tmp_path / "m", "segment").folder
     found = CliRunner().invoke(
         report.command, [str(masks), "--scores", str(tmp_path / "b.csv"), "--cases", str(tmp_path / "d")]
     )
-    assert "a row a run: mIoU is no mean of per-image values, so none are written" in found.output
-    assert "each image's Dice by itself; their mean is not the study's Dice" in found.output
+    assert "one row per run: mIoU is not a mean of per-image values, so there are none" in found.output
+    assert "the Dice of each image; their mean is not the Dice of the study" in found.output
     assert (tmp_path / "a.csv").read_text().startswith("arm,seed,image,top-1 [%]\nnone,0,0,100.0\n")
 
 
