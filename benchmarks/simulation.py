@@ -51,11 +51,11 @@ from numpy.typing import NDArray
 from saccade.study.blocks import Design, Judgement, compute_verdicts, fit
 from saccade.study.precision import (
     ImageError,
+    detectable_multiplier,
     image_floor,
     planned_detectable,
     squared_image_error,
     standard_error,
-    stated_detectable,
 )
 from simulated_images import all_test_sets, line, share, show
 
@@ -216,7 +216,7 @@ def simulate(
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
     known = replace(images, squared=lasts)
     planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, images=known)
-    stated = stated_detectable(df, mechanisms, alpha) * se
+    stated = detectable_multiplier(df, mechanisms, alpha) * se
     return Figures(
         any_false=share(false.any(axis=1)),
         coverage=share(covered),

@@ -69,8 +69,9 @@ class TestUnit:
         scores = {name: np.array(row) / 100 for name, row in BY_HAND.items()}
         analysis = analyse(scores, metric=PLAIN)
         assert analysis.differences[0].sentence() == (
-            "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have detected differences of 0.026; about 5 seeds would "
+            "a: not decided. +0.020 (95 % interval +0.004 to +0.036, 3 seeds); the interval excludes zero, but the "
+            "difference is not significant after correction for 2 comparisons; this study could have detected "
+            "differences of 0.026; about 5 seeds would "
             "decide."
         )
         assert analysis.diagnostics().startswith("Residual SD 0.0071 with 4 degrees")
@@ -203,8 +204,8 @@ class TestReference:
         scores = {"none": [11.0, 9.0, 13.0], "a": [31.0, 29.0, 33.1], "b": [None, 9.0, 12.0]}
         free = analyse(scores)
         assert rows(free)["a"].verdict == "helps"
-        assert analyse(scores, reference=("always cat", 8.6)) == free
-        withheld = analyse(scores, reference=("always cat", 8.8))
+        assert analyse(scores, trivial=("always cat", 8.6)) == free
+        withheld = analyse(scores, trivial=("always cat", 8.8))
         assert {row.verdict for row in withheld.differences} == {None}
         assert rows(withheld)["b"].sentence().startswith("b: not judged. -0.5 points (95 % interval")
         a = rows(withheld)["a"]
@@ -225,18 +226,18 @@ class TestReference:
         scores = {name: 100 * row.mean(axis=1) for name, row in right.items()}
         noise = 2 * math.sqrt(right["none"][0].var(ddof=1) / 50) * 100
         just = scores["none"][0] - noise
-        assert analyse(scores, correct=right, reference=("chance", just - 0.1)).not_learnt is None
-        assert analyse(scores, correct=right, reference=("chance", just + 0.1)).not_learnt is not None
+        assert analyse(scores, correct=right, trivial=("chance", just - 0.1)).not_learnt is None
+        assert analyse(scores, correct=right, trivial=("chance", just + 0.1)).not_learnt is not None
 
     def test_trivial_score_of_an_error_metric(self):
         scores, values = errors(7)
         mean = scores["none"].mean()
         for trivial, learnt in ((mean + 5, True), (mean + 0.01, False), (mean - 5, False)):
-            found = analyse(scores, metric=PIXELS, values=values, reference=("zero", trivial))
+            found = analyse(scores, metric=PIXELS, values=values, trivial=("zero", trivial))
             assert (found.not_learnt is None) == learnt
 
     def test_a_host_that_learnt_is_judged(self):
-        assert analyse(BY_HAND, reference=("always 3", 10.0)) == analyse(BY_HAND)
+        assert analyse(BY_HAND, trivial=("always 3", 10.0)) == analyse(BY_HAND)
 
 
 class TestIntervals:

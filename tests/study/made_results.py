@@ -61,12 +61,12 @@ def made(scores, metric=TOP1, arms=None, others=(), notes=(), trivial=None, by_c
     reference = trivial if trivial and trivial[1] is not None else None
     analysis = None
     if known["none"]:
-        analysis = analyse(scores, metric=metric, controls=controls, seeds=seeds, reference=reference)
+        analysis = analyse(scores, metric=metric, controls=controls, seeds=seeds, trivial=reference)
     beside = tuple(OtherMetric(other, own, intervals(own, metric=other)) for other, own in others)
     return StudyResults(
         name=study.folder.name, study=study, baseline="none", seeds=seeds, margin=metric.margin, task="guess",
         metric=metric, trivial=trivial, arms=rows, analysis=analysis, others=beside, notes=tuple(notes), runs=runs,
-        scored="the last epoch", advice="Try more epochs." if analysis and analysis.not_learnt else "",
+        scored_epoch="the last epoch", advice="Try more epochs." if analysis and analysis.not_learnt else "",
     )  # fmt: skip
 
 

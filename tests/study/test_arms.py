@@ -118,7 +118,7 @@ def test_arms_with_the_same_folder_are_refused():
         (["se", "sa:groups=4"], ["noise", "shuffled"], "name the mechanisms that need the control, as in shuffled:se"),
         (["se"], ["extr"], "Did you mean 'extra'"),
         (["se", "cbam"], ["extra:cbma"], "Did you mean 'cbam'"),
-        (["se:where=stage"], ["extra:se"], "needs 'se' among the mechanisms compared, se:where=stage."),
+        (["se:where=stage"], ["extra:se"], "needs the mechanism 'se'; compared are se:where=stage."),
         (
             ["none:where=block"],
             [],
@@ -207,9 +207,9 @@ def test_other_arms_are_ordered_between_mechanisms_and_controls():
     own = arms(["se"], ["noise:b", "extra:squeeze_excite"], ["b: attention=eca training.lr=0.1"])[3:]
     assert [each.name for each in own] == ["noise for b", "extra for se"]
     assert own[0].settings == {"attention.mechanism": "eca", "training.lr": 0.1, "attention.control": "noise"}
-    with pytest.raises(UserError, match="the control 'noise:c' needs 'c' among the mechanisms compared, se, b"):
+    with pytest.raises(UserError, match="the control 'noise:c' needs the mechanism 'c'; compared are se, b"):
         arms(["se"], ["noise:c"], ["b: attention=eca"])
-    with pytest.raises(UserError, match="and there is none"):
+    with pytest.raises(UserError, match="no mechanism is compared"):
         arms([], ["noise"], ["a: model=resnet18"])
 
 

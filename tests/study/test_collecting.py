@@ -98,7 +98,7 @@ def test_a_study_of_earlier_versions_gives_the_same_figures(study):
     as_before(study)
     before = collect(study.folder)
     assert before.study == today.study
-    assert [run.finished is not None for run in study.runs()] == [True] * 6
+    assert [run.done_record is not None for run in study.runs()] == [True] * 6
     assert before.arms == today.arms
     assert before.analysis == today.analysis
     assert (before.task, before.metric, before.trivial) == ("classify", today.metric, None)

@@ -58,7 +58,7 @@ def test_costs_are_measured_once(study):
     measure_costs(study.folder)
     assert path.read_bytes() == before
     path.write_text("[]")
-    measure_costs(study.folder, again=True)
+    measure_costs(study.folder, remeasure=True)
     assert list(read_costs(study.folder)) == ["none", "se", "large"]
 
 

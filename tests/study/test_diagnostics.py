@@ -4,7 +4,7 @@ import numpy as np
 from example_studies import analyse, draw
 
 from saccade.study.blocks import Design
-from saccade.study.diagnostics import widest_arm
+from saccade.study.diagnostics import most_variable_arm
 
 
 def test_an_arm_that_varies_more_is_named():
@@ -22,7 +22,7 @@ def test_an_arm_that_varies_more_is_named():
 def test_one_study_in_twenty_names_an_arm_by_chance():
     rng = np.random.default_rng(0)
     design = Design.from_present(np.ones((6, 3), dtype=bool))
-    named = [widest_arm(rng.normal(90, 1, (6, 3)), design) is not None for _ in range(1500)]
+    named = [most_variable_arm(rng.normal(90, 1, (6, 3)), design) is not None for _ in range(1500)]
     assert 0.02 < np.mean(named) < 0.065
 
 

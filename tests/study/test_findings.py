@@ -15,8 +15,9 @@ class TestSentence:
     def test_as_analysed(self):
         a, b = analyse(BY_HAND).differences
         assert a.sentence() == (
-            "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); zero is outside, but not after "
-            "correction for 2 comparisons; this study could have detected differences of 2.6 points; "
+            "a: not decided. +2.0 points (95 % interval +0.4 to +3.6, 3 seeds); the interval excludes zero, but the "
+            "difference is not significant after correction for 2 comparisons; this study could have detected "
+            "differences of 2.6 points; "
             "about 5 seeds would decide."
         )
         assert b.sentence() == (
@@ -70,7 +71,7 @@ class TestSentence:
     def test_diagnostics(self):
         line = analyse(BY_HAND).diagnostics()
         assert line.startswith("Residual SD 0.71 points with 4 degrees of freedom; SD between seeds 1.08; ")
-        assert "largest standardised residual 1.4 (" in line
+        assert "largest studentised residual 1.4 (" in line
         assert analyse({"none": [1], "a": [2]}).diagnostics().startswith("No residual")
 
     def test_json_is_plain_and_holds_the_sentences(self):

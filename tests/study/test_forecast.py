@@ -26,8 +26,8 @@ FACTS = {
     "runs": 10, "finished": 2, "slots": 2, "minutes": 4.26, "disk_mb": 12.4, "step_ms": {"none": 31.4, "se": 40.0},
     "test_ms": {"none": 9.0, "se": 9.5}, "metric": "top-1", "unit": "points",
     "detectable": ((0.5, 1.234),), "sigma_from": "measured", "test_images": 400,
-    "lasting_se": 0.05, "lasting_from": "measured",
-    "set_by_images": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
+    "image_se": 0.05, "image_se_from": "measured",
+    "image_limited_sigmas": (), "seeds_for_margin": 7, "margin": 1.0, "margin_needs_images": False,
 }  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_one_known_residual_sd():
         "data    a set of images",
         "time    about 4.3 minutes for 10 runs (2 are finished), 2 at a time; one training step in ms: none 31, se 40",
         "disk    about 12 MB",
-        "sees    differences of 1.2 points with probability 0.8 (residual SD 0.50 points: measured)",
+        "detects differences of 1.2 points with probability 0.8 (residual SD 0.50 points: measured)",
         "        a difference as large as the margin, 1, would take 7 seeds (SD 0.5)",
     ]
     json.dumps(forecast.Forecast(**FACTS).to_json(), allow_nan=False)
@@ -51,15 +51,20 @@ def test_unknown_residual_sd_and_too_many_seeds():
 
 
 def test_too_few_test_images_are_named():
-    few = {"set_by_images": (0.5,), "lasting_se": 0.71, "lasting_from": "assumed: so many", "margin_needs_images": True}
+    few = {
+        "image_limited_sigmas": (0.5,),
+        "image_se": 0.71,
+        "image_se_from": "assumed: so many",
+        "margin_needs_images": True,
+    }
     said = forecast.Forecast(**FACTS | few).text().splitlines()
     assert said[4:] == [
-        "        the 400 test images leave the larger part of the error: 0.71 points at any number of seeds "
+        "        the 400 test images cause the larger part of the error: 0.71 points at any number of seeds "
         "(assumed: so many)",
         "        no number of seeds would find a difference as large as the margin, 1: more test images would",
     ]
-    facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "set_by_images": (0.3,)}
-    assert "400 test images leave the larger part of the error at SD 0.3: 0.05" in forecast.Forecast(**facts).text()
+    facts = FACTS | {"detectable": ((0.3, 0.7), (1.0, 2.4)), "image_limited_sigmas": (0.3,)}
+    assert "400 test images cause the larger part of the error at SD 0.3: 0.05" in forecast.Forecast(**facts).text()
 
 
 def test_assumed_error_from_the_test_images(tmp_path):
@@ -69,25 +74,25 @@ def test_assumed_error_from_the_test_images(tmp_path):
 
     def known(images, **data):
         recipe = Recipe().with_overrides({f"data.{key}": value for key, value in data.items()})
-        return forecast._assumed_errors(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), TOP1, images)
+        return forecast._expected_errors(Study(recipe, arms(["se"]), (0, 1), tmp_path / "s"), TOP1, images)
 
     assert known(2000).image_variance == pytest.approx(1e4 * 0.005 / 2000)
-    assert known(2000).image_variance_from == "assumed: two arms answer 0.5 % differently"
+    assert known(2000).image_variance_from == "assumed: two arms differ in 0.5 % of their answers"
     assert known(2000).sigmas == (DIGITS,)
     assert known(2000).sigma_from == "measured on the digits"
     # 15 % answered differently by two runs: an SD of 100 √(0.075 / 500) of one run's score
     assert known(500).sigmas == pytest.approx((1.2247,), abs=1e-4)
-    assert known(500).sigma_from == "assumed, as two runs answer 15 % of 500 test images differently"
+    assert known(500).sigma_from == "assumed: two runs differ in their answers on 15 % of 500 test images"
     assert known(2000, source=str(tmp_path)).sigmas == pytest.approx((0.6124, 1.0), abs=1e-4)
     assert known(2000, source=str(tmp_path)).sigma_from.endswith(
-        "known after a first study; the smallest is assumed, as two runs answer 15 % of 2000 test images differently"
+        "the smallest is assumed: two runs differ in their answers on 15 % of 2000 test images"
     )
     assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED_SDS
 
 
-def test_assumed_errors_of_another_metric(tmp_path):
+def test_expected_errors_of_another_metric(tmp_path):
     def known(metric):
-        return forecast._assumed_errors(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
+        return forecast._expected_errors(Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s"), metric, 100_000)
 
     assert known(TOP5).sigmas == forecast.ASSUMED_SDS, "the digits' SD is that of top-1"
     share = Metric(name="AUC", unit="", margin=0.01, low=0.0, high=1.0, score=len)
@@ -99,7 +104,7 @@ def test_assumed_errors_of_another_metric(tmp_path):
 def test_an_unbounded_metric(tmp_path):
     facts = FACTS | {"metric": "NLL", "unit": "nats", "detectable": ()}
     assert forecast.Forecast(**facts).text().splitlines()[3:] == [
-        "sees    unknown: how far runs differ in NLL is known after a first study"
+        "detects unknown: how far runs differ in NLL is known after a first study"
     ]
 
 
@@ -118,7 +123,7 @@ def test_the_residual_sd_is_measured_or_assumed(tmp_path, monkeypatch):
         )
 
     def known(plan):
-        return forecast._assumed_errors(plan, TOP1, 20_000)
+        return forecast._expected_errors(plan, TOP1, 20_000)
 
     assert known(study()).sigmas == (DIGITS,)
     assert known(study(source=str(tmp_path))).sigmas == forecast.ASSUMED_SDS
@@ -159,10 +164,10 @@ def test_unfinished_runs_are_counted(tmp_path, monkeypatch):
     assert found.disk_mb > 12 * (1_000_000 + 32 * 50 + 50_000) / 1e6
     # 50 test images, 15 % answered differently by two runs: a score's SD is 100 √(0.075 / 50); 0.5 % lastingly.
     sigma = 100 * math.sqrt(0.075 / 50)
-    sees = planned_detectable(sigma, 3, 4, 2, images=ImageError(1.0, 49, image_floor(50, 100.0)))
+    sees = planned_detectable(sigma, 3, 4, 2, image_error=ImageError(1.0, 49, image_floor(50, 100.0)))
     assert found.detectable == ((pytest.approx(sigma), pytest.approx(sees)),)
-    assert (found.test_images, found.set_by_images, found.margin_needs_images) == (50, (), True)
-    assert found.lasting_se == pytest.approx(1.0)
+    assert (found.test_images, found.image_limited_sigmas, found.margin_needs_images) == (50, (), True)
+    assert found.image_se == pytest.approx(1.0)
     assert found.seeds_for_margin is None
 
 
@@ -172,9 +177,9 @@ def test_many_images_leave_the_error_of_the_seeds(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "_full_batch_ms", lambda steps, batch, *_: (1.0, batch))
     found = forecast.forecast_study(plan, 2, "cpu")
     images = ImageError(1e4 * 0.005 / 10_000, 9999, image_floor(10_000, 100.0))
-    sees = [planned_detectable(DIGITS, n, 4, 2, images=images) for n in range(2, 30)]
+    sees = [planned_detectable(DIGITS, n, 4, 2, image_error=images) for n in range(2, 30)]
     assert found.detectable == ((DIGITS, sees[1]),)
-    assert (found.set_by_images, found.margin_needs_images) == ((), False)
+    assert (found.image_limited_sigmas, found.margin_needs_images) == ((), False)
     assert found.seeds_for_margin == next(n for n, points in enumerate(sees, 2) if points <= 1.0)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from saccade import Recipe, UserError
 from saccade.study.arms import Arm, arms
-from saccade.study.plan import Study, seeds
+from saccade.study.plan import Study, parse_seeds
 
 NONE = "seeds = [0]\nrecipe = {}\n[[arms]]\nname = 'none'\n[[arms]]\nname = 'a'\n"
 
@@ -45,7 +45,7 @@ def test_runs_differ_only_in_mechanism_and_seed():
     ("text", "found"), [("1", (0,)), ("3", (0, 1, 2)), ("3,7,9", (3, 7, 9)), ("7,", (7,)), ("0,5", (0, 5))]
 )
 def test_seeds(text, found):
-    assert seeds(text) == found
+    assert parse_seeds(text) == found
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_seeds(text, found):
 )
 def test_wrong_seeds(text, message):
     with pytest.raises(UserError, match=message):
-        seeds(text)
+        parse_seeds(text)
 
 
 def test_an_invalid_design_is_refused():
@@ -87,12 +87,12 @@ def test_a_study_is_read_as_written(tmp_path):
         ["a: data.augment=('flip','crop') model.options={'a': (1, 2)} training.lr=1"],
         data__augment=["flip"], data__options={"clutter": 3}, model__options={"width": 24}, training__lr=0.03,
     )  # fmt: skip
-    assert plan.claim() is False
+    assert plan.check_folder() is False
     plan.write()
     found = Study.open(tmp_path / "a/b")
     assert found == plan
     assert found.runs() == plan.runs()
-    assert found.claim() is True
+    assert found.check_folder() is True
     assert [p.name for p in (tmp_path / "a/b").iterdir()] == ["study.toml"]
 
 
@@ -101,11 +101,11 @@ def test_a_study_continues_with_its_stored_margin(tmp_path):
     plain.write()
     assert "margin" not in (tmp_path / "s/study.toml").read_text()
     assert Study.open(tmp_path / "s").margin is None
-    assert plain.claim()
+    assert plain.check_folder()
     with pytest.raises(UserError, match=r"margin is not set there and 2\.0 here"):
-        study(tmp_path / "s", margin=2.0).claim()
+        study(tmp_path / "s", margin=2.0).check_folder()
     study(tmp_path / "t", margin=2.0).write()
-    assert study(tmp_path / "t", margin=None).claim(), "the margin that stands there"
+    assert study(tmp_path / "t", margin=None).check_folder(), "the margin that stands there"
 
 
 def test_the_mechanism_and_seed_of_the_base_do_not_matter(tmp_path):
@@ -127,34 +127,34 @@ def test_another_study_in_the_folder_is_refused_with_the_key_that_differs(tmp_pa
     study(tmp_path).write()
     before = (tmp_path / "study.toml").read_bytes()
     with pytest.raises(UserError, match=re.escape(key)):
-        study(tmp_path, **change).claim()
+        study(tmp_path, **change).check_folder()
     assert (tmp_path / "study.toml").read_bytes() == before
 
 
 def test_an_arm_of_the_same_name_that_differs_is_another_study(tmp_path):
     study(tmp_path, others=["a: attention=eca training.lr=0.1"]).write()
-    assert study(tmp_path, others=["a: training.lr=0.1 attention=eca"]).claim(), "the order does not matter"
+    assert study(tmp_path, others=["a: training.lr=0.1 attention=eca"]).check_folder(), "the order does not matter"
     with pytest.raises(UserError, match=r"arms\.a\.training\.lr is 0\.1 there and 0\.2 here; name another"):
-        study(tmp_path, others=["a: attention=eca training.lr=0.2"]).claim()
+        study(tmp_path, others=["a: attention=eca training.lr=0.2"]).check_folder()
 
 
 def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
     (tmp_path / ".study.toml.x1y2.part").write_text("margin = ")
     (tmp_path / ".lock").touch()
-    assert not study(tmp_path).claim()
+    assert not study(tmp_path).check_folder()
     study(tmp_path).write()
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "study.toml"]
-    assert study(tmp_path).claim()
+    assert study(tmp_path).check_folder()
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=re.escape("not empty (it holds 'holiday.jpg')")):
-        study(tmp_path).claim()
+        study(tmp_path).check_folder()
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file/in/it"):
         with pytest.raises(UserError, match="is a file, not a folder"):
-            study(place).claim()
+            study(place).check_folder()
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_study_of_earlier_versions_is_read(tmp_path):
     assert found.margin == 1.0
     assert found == study(tmp_path, ["das:where=block"], ["extra"])
     for margin in (1.0, None):
-        assert study(tmp_path, ["das:where=block"], ["extra"], margin=margin).claim()
+        assert study(tmp_path, ["das:where=block"], ["extra"], margin=margin).check_folder()
 
 
 def test_unknown_settings_are_refused_naming_the_arm(tmp_path):
@@ -220,27 +220,27 @@ def test_a_folder_without_a_study(tmp_path):
 def test_a_run_is_finished_only_with_a_result_of_the_same_recipe(tmp_path):
     run = study(tmp_path).runs()[0]
     run.folder.mkdir(parents=True)
-    assert run.finished is None
+    assert run.done_record is None
     (run.folder / "done.json").write_text('{"top1": 9')
     (run.folder / "recipe.toml").write_text(run.recipe.to_toml())
     with pytest.raises(
         UserError, match=rf"done\.json is damaged: it is not valid JSON.* Delete the folder {run.folder} and"
     ):
-        assert run.finished
+        assert run.done_record
     done = {"top1": 91.5, "test_loss": 1.0, "epochs": 1, "seconds": 1.0, "parameters": 1, "diverged": None}
     (run.folder / "done.json").write_text(json.dumps(done))
-    assert run.finished == done | {
+    assert run.done_record == done | {
         "task": "classify", "metric": "top-1", "score": "91.50 %", "scores": {"top-1": 91.5, "NLL": 1.0}
     }  # fmt: skip
     (run.folder / "recipe.toml").write_text(run.recipe.with_overrides(["training.epochs=11"]).to_toml())
-    assert run.finished is None
+    assert run.done_record is None
 
 
 def test_planning_imports_no_torch():
     code = (
         "import sys\nfrom saccade import Recipe\nfrom saccade.study.arms import arms\n"
         "from saccade.study.plan import *\n"
-        "Study(Recipe(), arms(['se:rd_ratio=0.5', 'das'], ['extra']), seeds('3'), 's').runs()\n"
+        "Study(Recipe(), arms(['se:rd_ratio=0.5', 'das'], ['extra']), parse_seeds('3'), 's').runs()\n"
         "print({'torch', 'numpy', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -260,19 +260,21 @@ def test_open_settings_are_decided_once_and_written(tmp_path):
     found.write()
     assert Study.open(tmp_path / "s") == found
     assert Study.open(tmp_path / "s").decided == LAST
-    assert asked.claim()
-    assert study(tmp_path / "s", training__memory_format="channels_last").claim(), "the value itself is the same study"
+    assert asked.check_folder()
+    assert study(tmp_path / "s", training__memory_format="channels_last").check_folder(), (
+        "the value itself is the same study"
+    )
     with pytest.raises(UserError, match=r"memory_format is 'channels_last' there and 'contiguous' here"):
-        study(tmp_path / "s").claim()
+        study(tmp_path / "s").check_folder()
     with pytest.raises(UserError, match=r"epochs is 10 there and 9 here"):
-        study(tmp_path / "s", training__epochs=9, **AUTO).claim()
+        study(tmp_path / "s", training__epochs=9, **AUTO).check_folder()
 
 
 def test_a_study_of_an_earlier_version_continues_contiguous(tmp_path):
     study(tmp_path / "s").write()
     path = tmp_path / "s/study.toml"
     path.write_text("".join(line for line in path.read_text().splitlines(True) if "memory_format" not in line))
-    assert study(tmp_path / "s", **AUTO).claim()
+    assert study(tmp_path / "s", **AUTO).check_folder()
     assert Study.open(tmp_path / "s").base.training.memory_format == "contiguous"
 
 
@@ -283,7 +285,7 @@ def test_an_arm_may_have_open_settings(tmp_path):
     found = asked.decide({"settings": {"training.precision": "bf16"}})
     assert [run.recipe.training.precision for run in found.runs()[:4]] == ["32", "32", "32", "bf16"]
     found.write()
-    assert asked.claim()
+    assert asked.check_folder()
     alone = study(tmp_path / "t", others=["fast: training.precision=auto"])
     with pytest.raises(UserError, match="'none' and 'fast' have the same recipe"):
         alone.decide({"settings": {"training.precision": "32"}})

@@ -11,6 +11,7 @@ from example_studies import analyse, draw, rows
 from saccade.study.blocks import moderated_df
 from saccade.study.precision import (
     ImageError,
+    detectable_multiplier,
     image_floor,
     more_images_needed,
     planned_detectable,
@@ -18,7 +19,6 @@ from saccade.study.precision import (
     seeds_needed,
     squared_image_error,
     standard_error,
-    stated_detectable,
     variance_components,
 )
 
@@ -202,21 +202,21 @@ class TestPower:
     def test_planned_with_images(self):
         free = planned_detectable(0.6, 3, 4, 3)
         seeds = 0.6**2 * 2 / 3
-        assert planned_detectable(0.6, 3, 4, 3, images=ImageError(0.0, 9999)) == free
+        assert planned_detectable(0.6, 3, 4, 3, image_error=ImageError(0.0, 9999)) == free
         df = float(satterthwaite(seeds, moderated_df(6, 2), 3 * seeds, 999))
-        shift = planned_detectable(0.6, 3, 4, 3, images=ImageError(3 * seeds, 999)) / math.sqrt(4 * seeds)
+        shift = planned_detectable(0.6, 3, 4, 3, image_error=ImageError(3 * seeds, 999)) / math.sqrt(4 * seeds)
         assert scipy.stats.nct.sf(scipy.stats.t.isf(0.025 / 3, df), df, shift) == pytest.approx(0.8, abs=1e-6)
         # so many seeds leave the images alone, with 999 degrees of freedom
-        alone = planned_detectable(0.6, 10**7, 2, 1, images=ImageError(0.04, 999))
+        alone = planned_detectable(0.6, 10**7, 2, 1, image_error=ImageError(0.04, 999))
         assert alone == pytest.approx(0.2 * (1.9623 + 0.8420), rel=1e-3)
         floor = image_floor(100, 100)
-        assert planned_detectable(0.0, 3, 4, 3, images=ImageError(0.0, 99, floor)) > 2.8 * math.sqrt(floor)
+        assert planned_detectable(0.0, 3, 4, 3, image_error=ImageError(0.0, 99, floor)) > 2.8 * math.sqrt(floor)
 
     def test_stated_lies_below_planned_and_meets_it(self):
         for seeds in (2, 3, 5):
-            stated = stated_detectable(moderated_df(3 * (seeds - 1), seeds - 1), 3)
+            stated = detectable_multiplier(moderated_df(3 * (seeds - 1), seeds - 1), 3)
             assert stated * math.sqrt(2 / seeds) < planned_detectable(1, seeds, 4, 3)
-        assert stated_detectable(30_000, 3) * math.sqrt(2 / 10_001) == pytest.approx(
+        assert detectable_multiplier(30_000, 3) * math.sqrt(2 / 10_001) == pytest.approx(
             planned_detectable(1, 10_001, 4, 3), rel=1e-4
         )
 
@@ -256,22 +256,22 @@ class TestPower:
             return ImageError(lasting, 1999, image_floor(2000, 100))
 
         def needed(lasting):
-            return seeds_needed(1.0, sigma=0.5, images=error(lasting), seeds=3, arms=4, **known)
+            return seeds_needed(1.0, sigma=0.5, image_error=error(lasting), seeds=3, arms=4, **known)
 
         assert needed(0.05) > needed(0.0) > 3
         assert needed(0.3) is None  # 0.55 points remain at any number of seeds
-        assert more_images_needed(1.0, images=error(0.3), **known)
-        assert not more_images_needed(1.0, images=error(0.05), **known)
-        assert not more_images_needed(1.0, images=None, **known)
+        assert more_images_needed(1.0, image_error=error(0.3), **known)
+        assert not more_images_needed(1.0, image_error=error(0.05), **known)
+        assert not more_images_needed(1.0, image_error=None, **known)
         assert (
-            seeds_needed(1.0, sigma=9.0, images=error(0.05), seeds=3, arms=4, **known) is None
+            seeds_needed(1.0, sigma=9.0, image_error=error(0.05), seeds=3, arms=4, **known) is None
         )  # the seeds' own fault
 
     def test_the_limit_of_more_seeds(self):
         """With many seeds the error is normal; 3 mechanisms need 2.394 + 0.842 standard errors."""
         known = {"mechanisms": 3, "margin": 0.01}
-        assert not more_images_needed(1.0, images=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
-        assert more_images_needed(1.0, images=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
+        assert not more_images_needed(1.0, image_error=ImageError((0.999 / 3.2356) ** 2, 10**6), **known)
+        assert more_images_needed(1.0, image_error=ImageError((1.001 / 3.2356) ** 2, 10**6), **known)
 
     def test_few_images_need_more_images(self):
         rng = np.random.default_rng(33)

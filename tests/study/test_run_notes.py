@@ -97,7 +97,7 @@ def test_a_control_with_other_parameter_counts_is_named(tmp_path, plain, whole, 
         if parameters is not None:
             _finish(run, parameters=parameters)
     assert notes(plan, "parameters") == ([] if said is None else [
-        f"extra for eca: {said} a plain bottleneck of at least one unit per site cannot come closer."
+        f"extra for eca: {said} its width, at least 1 at each site, allows no closer number."
     ])  # fmt: skip
 
 
@@ -113,21 +113,21 @@ def test_arms_with_another_host_are_named(tmp_path):
     others = ["wide: model.options.width=32", "big: data.size=48 attention=se", "fast: training.lr=0.1"]
     plan = _study(tmp_path, others=others)
     assert notes(plan, "hosts") == [
-        "wide and big: another host than none. Runs of one seed share the order of the data and the augmentation, not "
-        "the first weights of the host."
+        "wide and big: the host differs from that of 'none'. Runs of one seed share the order of the data and the "
+        "augmentation, not the initial weights of the host."
     ]
     assert notes(_study(tmp_path / "t", others=others[2:]), "hosts") == []
     assert notes(plan, "settings") == [
-        "big differs from none in data.size too.",
-        "fast differs from none in training.lr too.",
+        "big also differs from 'none' in data.size.",
+        "fast also differs from 'none' in training.lr.",
     ]
 
 
 def test_different_environments_are_reported(study):
-    assert notes(study, "surroundings") == []
+    assert notes(study, "environment") == []
     _change(study.runs()[0], "environment.json", cpu="b", device="cuda:0")
     _change(study.runs()[1], "environment.json", packages={"torch": "2.12"})
-    assert notes(study, "surroundings") == [
+    assert notes(study, "environment") == [
         "The runs were not all made with the same device: cpu, cuda.",
         "The runs were not all made with the same cpu: a, b.",
         "The runs were not all made with the same packages.",
@@ -137,7 +137,7 @@ def test_different_environments_are_reported(study):
 def test_two_accelerators_of_one_kind_are_one_device(study):
     for number, run in enumerate(study.runs()):
         _change(run, "environment.json", device=f"cuda:{number % 2}")
-    assert notes(study, "surroundings") == []
+    assert notes(study, "environment") == []
 
 
 def test_images_left_out_are_reported_from_the_runs(study):
@@ -167,7 +167,7 @@ def test_host_notes_name_the_runs_concerned(study):
         for arm in study.arms:
             _change(study.run(arm, seed), notes=[text])
     (said,) = notes(study, "hosts")
-    assert said.startswith(f"none, seeds 1, 2 alone and se, seeds 1, 2 alone: {text} Their other runs")
+    assert said.startswith(f"none, seeds 1, 2 alone and se, seeds 1, 2 alone: {text} The other runs")
     for arm in study.arms:
         _change(study.run(arm, 0), notes=[text])
     assert notes(study, "hosts") == [text]
@@ -180,4 +180,4 @@ def test_a_setting_equal_to_the_baselines_needs_no_note(tmp_path):
     plan.write()
     for run in plan.runs():
         _finish(run)
-    assert notes(plan, "settings") == [f"eca differs from none in {key} too."]
+    assert notes(plan, "settings") == [f"eca also differs from 'none' in {key}."]

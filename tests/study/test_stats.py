@@ -228,7 +228,7 @@ class TestThin:
         none, a, b = [90, 91, None, None], [90, 92, None, None], [None, None, 93, 94]
         analysis = analyse({"none": none, "a": a, "b": b})
         assert rows(analysis)["b"].difference is None
-        assert "shares no seed with none" in rows(analysis)["b"].sentence()
+        assert "No chain of shared seeds connects this arm with the baseline none." in rows(analysis)["b"].sentence()
         assert rows(analysis)["a"].difference == pytest.approx(0.5)
         assert analysis.seed_sd is None
         # the twin: one arm that reaches over

@@ -31,9 +31,9 @@ def plan(folder, steps=RATES, repeats=1, seeds=(0, 1), controls=("extra",), othe
 
 def execute(study):
     """Execute the unfinished runs in this process; return their number."""
-    if not study.claim():
+    if not study.check_folder():
         study.write()
-    todo = [run for run in study.runs() if run.finished is None]
+    todo = [run for run in study.runs() if run.done_record is None]
     for run in todo:
         with suppress(ValueError):
             fake_training.by_rate(run.recipe, run.folder, device="cpu", notify=ignore)
@@ -54,7 +54,7 @@ class TestPlan:
 
     def test_every_arm_has_the_same_budget_and_its_runs_are_scored_on_validation_images(self):
         found = plan("s", repeats=2)
-        runs = found.trials.runs()
+        runs = found.tuning_study.runs()
         assert len(runs) == 3 * 3 * 2 * 2
         for mechanism, control in (("none", None), ("se", None), ("se", "extra")):
             own = [run for run in runs if (run.arm.mechanism, run.arm.control) == (mechanism, control)]
@@ -67,20 +67,22 @@ class TestPlan:
     def test_tuning_seeds_differ_from_judged_seeds(self):
         found = plan("s", repeats=2, seeds=(7, 3))
         assert (list(found.seeds(7)), list(found.seeds(3))) == ([8, 9], [10, 11])
-        assert not set(found.trials.seeds) & set(found.study.seeds)
+        assert not set(found.tuning_study.seeds) & set(found.study.seeds)
 
     def test_an_arm_of_another_model_tries_every_value_too(self):
         steps = [{"model.options.drop_rate": rate} for rate in (0.0, 0.1)]
-        trials = plan("s", steps, others=["wide: model=resnet50"]).trials
+        trials = plan("s", steps, others=["wide: model=resnet50"]).tuning_study
         tried = {(run.arm.name.partition(",")[0], run.recipe.model.options["drop_rate"]) for run in trials.runs()}
         assert {rate for name, rate in tried if name == "wide"} == {0.0, 0.1}
 
     def test_arms_with_the_default_value_keep_their_names(self):
-        names = [arm.name for arm in plan("s").trials.arms]
+        names = [arm.name for arm in plan("s").tuning_study.arms]
         assert names[:3] == ["none", "se", "extra for se"]
         assert names[3:5] == ["none, lr=0.03", "se, lr=0.03"]
         other = plan("s", [{"training.lr": rate} for rate in (3.0, 1.0)])
-        assert other.trials.base.training.lr == 1.0, "the recipe's own is not tried: the first of the ladder stands in"
+        assert other.tuning_study.base.training.lr == 1.0, (
+            "the recipe's own is not tried: the first of the ladder stands in"
+        )
         assert other.grid == ({"training.lr": 1.0}, {"training.lr": 3.0})
 
     @pytest.mark.parametrize(
@@ -102,7 +104,7 @@ class TestPlan:
 class TestChoice:
     def test_each_seed_chooses_by_its_own_tuning_runs(self, tmp_path):
         found = plan(tmp_path / "s", seeds=(0, 1, 2))  # tuning seeds 3, 4, 5; seed 4 likes another rate
-        execute(found.trials)
+        execute(found.tuning_study)
         chosen = {
             arm.name: [arm.by_seed[seed]["training.lr"] for seed in (0, 1, 2)] for arm in found.tuned_study().arms
         }
@@ -110,7 +112,7 @@ class TestChoice:
 
     def test_the_judged_runs_have_what_was_chosen_and_all_training_images(self, tmp_path):
         found = plan(tmp_path / "s")
-        execute(found.trials)
+        execute(found.tuning_study)
         study = found.tuned_study()
         assert execute(study)
         assert Study.open(study.folder) == study
@@ -123,12 +125,12 @@ class TestChoice:
 
     def test_tuning_continues_where_it_stopped(self, tmp_path):
         found = plan(tmp_path / "s")
-        assert found.claim() is False
-        execute(found.trials)
-        assert found.claim() is True
-        assert execute(found.trials) == 0
+        assert found.check_folder() is False
+        execute(found.tuning_study)
+        assert found.check_folder() is True
+        assert execute(found.tuning_study) == 0
         assert execute(found.tuned_study()) == 6
-        assert found.claim() is True
+        assert found.check_folder() is True
         assert execute(found.tuned_study()) == 0
 
     def test_judged_runs_use_the_settings_decided_for_tuning(self, tmp_path):
@@ -136,7 +138,7 @@ class TestChoice:
         study = replace(found.study, base=found.study.base.with_overrides({"training.memory_format": "auto"}))
         found = replace(found, study=study)
         settings = {"training.memory_format": "channels_last"}
-        trials = found.trials.decide({"settings": settings, "step_ms": {"channels_last": 1.0}, "batch": 8})
+        trials = found.tuning_study.decide({"settings": settings, "step_ms": {"channels_last": 1.0}, "batch": 8})
         execute(trials)
         assert found.study.undecided()  # the twin
         judged = found.tuned_study()
@@ -146,42 +148,42 @@ class TestChoice:
 
     def test_a_folder_of_another_study_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
-        execute(found.trials)
+        execute(found.tuning_study)
         with pytest.raises(UserError, match="holds another study"):
-            plan(tmp_path / "s", RATES[:2]).claim()
+            plan(tmp_path / "s", RATES[:2]).check_folder()
         with pytest.raises(UserError, match="holds 'tuning'"):
-            found.study.claim()
+            found.study.check_folder()
         execute(found.tuned_study())
         with pytest.raises(UserError, match=r"arms\.none\.seed\.0\.training\.lr is 0\.1 there and not set here"):
-            found.study.claim()
+            found.study.check_folder()
         with pytest.raises(UserError, match="margin is not set there and"):
-            Tuning(Study(found.study.base, found.study.arms, (0, 1), tmp_path / "s", 2.0), RATES).claim()
+            Tuning(Study(found.study.base, found.study.arms, (0, 1), tmp_path / "s", 2.0), RATES).check_folder()
         found.study.write()
         with pytest.raises(UserError, match="holds a study that is not tuned"):
-            found.claim()
+            found.check_folder()
 
     def test_no_choice_before_all_runs_are_finished(self, tmp_path):
         found = plan(tmp_path / "s", fail=0.3)
-        assert execute(found.trials) == 18
+        assert execute(found.tuning_study) == 18
         with pytest.raises(UserError, match=r"3 of 18 tuning runs are not finished.*give the same command again"):
             found.tuned_study()
-        assert execute(found.trials) == 3
+        assert execute(found.tuning_study) == 3
         assert len(found.tuned_study().arms) == 3
 
     def test_a_value_that_diverges_is_not_chosen(self, tmp_path):
         steps = [{"training.lr": rate} for rate in (0.2, 10.0)]
         found = plan(tmp_path / "s", steps)
-        execute(found.trials)
+        execute(found.tuning_study)
         arm = found.choices()[0]
         assert arm.scores[1] == (None, None)
-        assert arm.picks == (0, 0)
+        assert arm.chosen_indices == (0, 0)
         lost = plan(tmp_path / "t", [{"training.lr": 10.0}, {"training.lr": 0.2}])
         assert lost.grid[0] == {"training.lr": 0.2}, "in rising order"
 
     def test_an_unknown_metric_is_refused(self, tmp_path):
         found = plan(tmp_path / "s")
-        execute(found.trials)
-        path = found.trials.runs()[0].folder / "done.json"
+        execute(found.tuning_study)
+        path = found.tuning_study.runs()[0].folder / "done.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"metric": "taste"}))
         with pytest.raises(
             UserError, match="the tuning runs were scored on classify by taste and classify by top-1; remove"
@@ -190,12 +192,12 @@ class TestChoice:
 
     def test_the_direction_of_the_metric_counts(self, tmp_path):
         found = plan(tmp_path / "s")
-        execute(found.trials)
-        for run in found.trials.runs():
+        execute(found.tuning_study)
+        for run in found.tuning_study.runs():
             path = run.folder / "done.json"
             done = json.loads(path.read_text())
             path.write_text(json.dumps(done | {"metric": "NLL", "scores": {"NLL": done["scores"]["top-1"]}}))
-        assert found.choices()[0].picks == (2, 2)
+        assert found.choices()[0].chosen_indices == (2, 2)
 
     def test_a_tie_keeps_the_default(self):
         found = plan("s")
@@ -207,7 +209,7 @@ class TestChoice:
 class TestTuned:
     def test_results_are_read_back(self, tmp_path):
         found = plan(tmp_path / "s", repeats=2)
-        execute(found.trials)
+        execute(found.tuning_study)
         study = found.tuned_study()
         study.write()
         assert read_tuning(Study.open(study.folder)) == TuningResult(found, found.choices())
@@ -224,12 +226,12 @@ class TestTuned:
 
     def test_values_that_are_lists(self, tmp_path):
         found = plan(tmp_path / "s", [{"data.augment": names} for names in (["flip"], ["flip", "crop"])])
-        execute(found.trials)
+        execute(found.tuning_study)
         study = found.tuned_study()
         study.write()
         again = read_tuning(Study.open(study.folder))
         assert again == TuningResult(found, found.choices())
-        assert again.edge_notes() == []
+        assert again.grid_edge_notes() == []
 
     @pytest.mark.parametrize(
         ("picks", "said"),
@@ -247,7 +249,7 @@ class TestTuned:
     )
     def test_values_at_the_edge_of_the_grid_are_reported(self, picks, said):
         found = TuningResult(plan("s"), tuple(ArmTuning(n, (), p) for n, p in zip(("none", "se"), picks, strict=True)))
-        assert [a[: len(b)] for a, b in zip(found.edge_notes(), said, strict=True)] == said
+        assert [a[: len(b)] for a, b in zip(found.grid_edge_notes(), said, strict=True)] == said
 
     def test_seeds_that_diverge_with_every_value_are_reported(self):
         kept = ((1.0, 2.0), (None, 3.0), (4.0, 5.0))
@@ -259,7 +261,7 @@ class TestTuned:
 
     def test_text_values_have_no_edge(self):
         words = plan("s", [{"training.optimizer": word} for word in ("sgd", "adamw")])
-        assert TuningResult(words, (ArmTuning("none", (), (1, 1)),)).edge_notes() == []
+        assert TuningResult(words, (ArmTuning("none", (), (1, 1)),)).grid_edge_notes() == []
 
 
 def test_by_seed_settings_are_checked(tmp_path):
@@ -296,6 +298,6 @@ def test_the_report_shows_the_choices():
 
 
 def test_a_folder_with_only_tuning_runs_is_reported(tmp_path):
-    execute(plan(tmp_path / "s").trials)
+    execute(plan(tmp_path / "s").tuning_study)
     with pytest.raises(UserError, match="holds only tuning runs so far; give the command that started the study again"):
         Study.open(tmp_path / "s")

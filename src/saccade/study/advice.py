@@ -10,37 +10,38 @@ __all__ = ["advice_if_not_learnt"]
 
 _FEW_EPOCHS = 20
 """Number of epochs below which longer training is suggested."""
-_FALLEN_BELOW = 0.7
+_FALLEN_LOSS_RATIO = 0.7
 """Ratio of final to first training loss below which the loss counts as fallen."""
 
 
 def advice_if_not_learnt(study: Study) -> str:
-    """Return what to change, likeliest first, from the recipe and the training loss of the baseline's first run."""
+    """Return sentences that suggest settings, from the recipe and the loss of the baseline's first run."""
     model, training = study.base.model, study.base.training
     first, last = _losses(study)
-    has_fallen = first is not None and last is not None and last < _FALLEN_BELOW * first
+    has_fallen = first is not None and last is not None and last < _FALLEN_LOSS_RATIO * first
     is_pretrained = model.pretrained or model.checkpoint is not None or model.init_from is not None
-    # If the training loss falls but the score in eval mode stays low, the running statistics may be wrong.
-    freeze_norm = "--set training.freeze=norm (normalisation layers keep their pretrained statistics)"
-    steps = [freeze_norm] if is_pretrained and training.freeze in ("auto", "none") else []
+    # A falling loss with a low score in eval mode may be due to wrong running statistics.
+    freeze_suggestion = "--set training.freeze=norm (normalisation layers keep their pretrained statistics)"
+    suggestions = [freeze_suggestion] if is_pretrained and training.freeze in ("auto", "none") else []
     learning_rates = f"{training.lr / 10:g}" if is_pretrained else f"{training.lr / 10:g} or {3 * training.lr:g}"
-    set_rate = f"--set training.lr={learning_rates} (it is {training.lr:g})"
+    rate_suggestion = f"--set training.lr={learning_rates} (it is {training.lr:g})"
     is_short = training.epochs < _FEW_EPOCHS
-    set_epochs = [f"--set training.epochs={3 * training.epochs} (it is {training.epochs})"] if is_short else []
-    steps += [*set_epochs, set_rate] if has_fallen else [set_rate, *set_epochs]
+    epochs_suggestions = [f"--set training.epochs={3 * training.epochs} (it is {training.epochs})"] if is_short else []
+    suggestions += [*epochs_suggestions, rate_suggestion] if has_fallen else [rate_suggestion, *epochs_suggestions]
     loss_sentence = ""
     if first is not None and last is not None:
         verb = "fell" if has_fallen else "hardly fell"
         loss_sentence = f"The training loss of its first run {verb}, from {first:.3g} to {last:.3g}. "
+    listed = "; ".join(f"({n}) {text}" for n, text in enumerate(suggestions, 1))
     source = printable(study.base.data.source)
     return (
-        f"{loss_sentence}Try, one at a time: {'; '.join(f'({n}) {step}' for n, step in enumerate(steps, 1))}. Check "
+        f"{loss_sentence}Try, one at a time: {listed}. Check "
         f"that labels match images: saccade data {source} --show sheet.png"
     )
 
 
 def _losses(study: Study) -> tuple[float | None, float | None]:
-    """Return the first and last training loss of the first baseline run that recorded any, else None twice."""
+    """Return the first and last training loss of the first baseline run that recorded any, else (None, None)."""
     for seed in study.seeds:
         rows = read_epochs(study.run(study.arms[0], seed).folder / "metrics.jsonl")
         sums = [sum(row["losses"].values()) for row in rows if row["losses"]]

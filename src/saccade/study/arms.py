@@ -38,7 +38,7 @@ _SHARED_KEYS = (
 
 @dataclass(frozen=True)
 class Arm:
-    """Network and settings that are compared with the baseline.
+    """One network of a study and its settings.
 
     Attributes:
         name: ``none``, ``se``, ``eca:kernel_size=5``, ``das:where=block``, ``extra for das``, or a name chosen by the
@@ -53,7 +53,7 @@ class Arm:
 
     @property
     def mechanism(self) -> str:
-        """Text of the mechanism; ``none`` without one."""
+        """Text of the mechanism, or ``none``."""
         return str(self.settings.get("attention.mechanism", BASELINE))
 
     @property
@@ -77,14 +77,14 @@ class Arm:
         return re.sub(r"[^A-Za-z0-9._=-]+", "-", escaped).strip("-")
 
     def recipe(self, base: Recipe, seed: int) -> Recipe:
-        """Return the recipe of the run with ``seed``; another model drops the options of the base model."""
+        """Return the recipe of the run with ``seed``, without the base model's options if the arm's model differs."""
         settings = dict(self.settings)
         if settings.get("model.name", base.model.name) != base.model.name:
             settings = {"model.options": {}, "model.code": None, **settings}
         return base.with_overrides({**settings, **self.by_seed.get(seed, {}), "training.seed": seed})
 
     def shares_host(self, base: Recipe) -> bool:
-        """Return True if the host is that of ``base``, so runs of one seed start from the same host weights."""
+        """Return True if the arm has the host of ``base``, so that runs of one seed share the initial host weights."""
         recipe = self.untuned.recipe(base, 0)
         return (recipe.model, recipe.data.size) == (base.model, base.data.size)
 
@@ -94,14 +94,13 @@ def arms(
     controls: Iterable[str] = (),
     others: Iterable[str] | Mapping[str, Mapping[str, Any]] = (),
 ) -> tuple[Arm, ...]:
-    """Return the arms named on the command line, ``none`` first.
+    """Return the baseline ``none`` and the arms named on the command line.
 
     Args:
         attention: mechanisms, each with an optional position: ``das:where=block``.
         controls: ``extra``, ``noise`` or ``shuffled`` for every mechanism, or ``extra:das`` for one.
-        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``. ``model``,
-            ``attention``, ``where``, ``start``, ``control``, ``pretrained`` and ``checkpoint`` are short for recipe
-            keys. A model may be a function that builds a network.
+        others: other changes of the recipe, ``["NAME: key=value key=value"]`` or ``{NAME: {key: value}}``, with keys of
+            the recipe or of ``_SHORT_KEYS``. A model may be a function that builds a network.
 
     Raises:
         UserError: a name, option or key is unknown, a control does not fit, a key must be the same for all arms, or an
@@ -130,9 +129,11 @@ def arms(
         targets = [arm for arm in mechanism_arms if not target or _names_arm(target, arm)]
         if not targets:
             names = [arm.name for arm in mechanism_arms]
+            compared_text = f"compared are {', '.join(names)}" if names else "no mechanism is compared"
             raise UserError(
-                f"the control {text!r} needs {f'{target!r} among the' if target else ''} mechanisms compared, "
-                f"{', '.join(names) or 'and there is none'}.{did_you_mean(target, names)}"
+                f"the control {text!r} needs the mechanism {target!r}; {compared_text}.{did_you_mean(target, names)}"
+                if target
+                else f"the control {text!r} needs a mechanism; no mechanism is compared"
             )
         with_controls += [Arm(f"{kind} for {arm.name}", {**arm.settings, "attention.control": kind}) for arm in targets]
     for arm in with_controls:
@@ -174,14 +175,16 @@ def _setting_items(name: str, settings: Any) -> Iterable[tuple[str, Any]]:
     return settings.items()
 
 
-def _make_arm(name: str, settings: Iterable[tuple[str, Any]], owner: str) -> Arm:
-    """Return the arm called ``name``; ``owner`` is the prefix of error messages."""
+def _make_arm(name: str, settings: Iterable[tuple[str, Any]], message_prefix: str) -> Arm:
+    """Return the arm called ``name``; ``message_prefix`` begins error messages."""
     if name == BASELINE:
-        raise UserError(f"{owner}: {BASELINE!r} is the name of the plain network; choose another name for the arm")
+        raise UserError(
+            f"{message_prefix}: {BASELINE!r} is the name of the plain network; choose another name for the arm"
+        )
     try:
         return Arm(name, _validate_settings(settings))
     except UserError as error:
-        raise UserError(f"{owner}: {str(error).removeprefix('settings: ')}") from None
+        raise UserError(f"{message_prefix}: {str(error).removeprefix('settings: ')}") from None
 
 
 def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -218,7 +221,7 @@ def _validate_settings(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def full_key(key: str) -> str:
-    """Return the recipe key that a short key stands for; other keys are unchanged."""
+    """Return the full recipe key of a short key; other keys are returned unchanged."""
     return _SHORT_KEYS.get(key, key)
 
 
@@ -259,8 +262,8 @@ def _check_control(arm: Arm) -> None:
     if spec is not None and spec.kind == "conv":
         raise UserError(
             f"the control {arm.control!r} cannot be made for {name!r}, which replaces convolutions: its "
-            f"control is the host's own convolutions, {BASELINE!r}; name the mechanisms that need the control, as in "
-            f"{arm.control}:se"
+            f"control is the arm {BASELINE!r}, which keeps the host's convolutions; name the mechanisms that need the "
+            f"control, as in {arm.control}:se"
         )
     if arm.control == "shuffled" and spec is not None and spec.kind not in ("gate", "context"):
         raise UserError(

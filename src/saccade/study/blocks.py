@@ -1,6 +1,6 @@
 """Least squares and tests of a randomised block design, for one study or for thousands at once.
 
-Arms are the treatments, seeds the blocks. The runs that have a score are fitted by
+Arms are the treatments, seeds the blocks. The model of the runs that have a score is
 
     score[arm, seed] = mu[arm] + b[seed] + e[arm, seed],    e independent, mean 0, variance σ²
     s² = Σ residual² / df,              df = runs - rank              ((A-1)(S-1) for a complete design)
@@ -12,8 +12,8 @@ Biol. 3:3):
     moderated[a]² = (1 - w) s² + w paired[a]²,       w = (m - 1) / (10 + m - 1)
     se[a]         = moderated[a] √variance_factor[a]             (2/S for a complete design)
 
-moderated² has 1 / ((1 - w²) / df + w² / (m - 1)) degrees of freedom, as cov(s², paired²) = var(s²). With s² alone, 45
-arms give 6 to 7 % false verdicts for t₅ noise, and 8 to 10 % if SDs differ by a factor of two.
+moderated² has 1 / ((1 - w²) / df + w² / (m - 1)) degrees of freedom, because cov(s², paired²) = var(s²). With s² alone,
+45 arms give 6 to 7 % false verdicts for t₅ noise.
 
 Tests are two-sided t tests with Holm's step-down (Holm 1979, Scand. J. Stat. 6:65).
 """
@@ -49,7 +49,7 @@ PRIOR_DF = 10
 
 Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it."""
 
-ZERO = 1e-11
+RELATIVE_TOLERANCE = 1e-11
 """Fraction of the largest score below which a difference or SD is rounding error and is set to zero."""
 
 
@@ -60,19 +60,19 @@ class Design:
     Attributes:
         present: (A, S) bool, True for the N runs that have a score.
         contrasts: (A, N), maps the present scores to arm a minus arm 0.
-        variance_factor: (A,), variance of that difference at σ = 1; NaN if no runs connect the two arms.
-        residuals: (N, N), projector onto the residuals.
+        variance_factor: (A,), variance of each contrast at σ = 1; NaN if no runs connect the two arms.
+        residual_projector: (N, N), maps the present scores to their residuals.
         seed_weights: (S, N), maps the present scores to centred seed effects.
         seed_variance_factor: mean variance of a seed effect at σ = 1; NaN if the seeds are not connected.
         df: residual degrees of freedom.
-        paired_df: (A,) int, seeds shared with arm 0, less one; at least 0.
+        paired_df: (A,) int, number of seeds shared with arm 0, less one; at least 0.
         difference_df: (A,), degrees of freedom of the moderated variance.
     """
 
     present: NDArray[np.bool_]
     contrasts: Floats
     variance_factor: Floats
-    residuals: Floats
+    residual_projector: Floats
     seed_weights: Floats
     seed_variance_factor: float
     df: int
@@ -81,11 +81,13 @@ class Design:
 
     @classmethod
     def from_present(cls, present: ArrayLike) -> Design:
-        """Return the design of a table (A, S) of present runs, at least one per row and column."""
+        """Return the design for (A, S) present runs, at least one per row and column."""
         is_present = np.asarray(present, dtype=bool)
         arms, seeds = is_present.shape
-        arm, seed = np.nonzero(is_present)
-        x = np.hstack([np.eye(arms)[arm], np.eye(seeds)[seed]])  # (N, A + S): one dummy per arm and per seed
+        arm_index, seed_index = np.nonzero(is_present)
+        x = np.hstack(
+            [np.eye(arms)[arm_index], np.eye(seeds)[seed_index]]
+        )  # (N, A + S): one dummy per arm and per seed
         inverse = np.linalg.pinv(x)  # (A + S, N)
         rank = int(np.linalg.matrix_rank(x))
         contrast_matrix = np.hstack([np.eye(arms) - np.eye(arms)[0], np.zeros((arms, seeds))])
@@ -101,7 +103,7 @@ class Design:
             present=is_present,
             contrasts=contrasts,
             variance_factor=np.where(estimable, np.square(contrasts).sum(axis=1), np.nan),
-            residuals=np.eye(len(x)) - x @ inverse,
+            residual_projector=np.eye(len(x)) - x @ inverse,
             seed_weights=seed_effects,
             seed_variance_factor=float(np.square(seed_effects).sum() / (seeds - 1)) if is_connected else math.nan,
             df=df,
@@ -111,7 +113,7 @@ class Design:
 
 
 def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
-    """Return the degrees of freedom (...) of a moderated variance; ``pooled`` where ``paired`` is 0 or not below it."""
+    """Return the degrees of freedom (...) of a moderated variance; ``pooled`` unless 0 < ``paired`` < ``pooled``."""
     pooled, paired = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(paired, dtype=np.float64))
     weight = paired / (PRIOR_DF + paired)
     moderated = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(paired, 1))
@@ -120,10 +122,10 @@ def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class Fit:
-    """Least-squares fit of scores, in their unit.
+    """Estimates and errors from least squares, in the unit of the scores.
 
     Attributes:
-        differences: (..., A), arm minus arm 0; NaN if it cannot be estimated.
+        differences: (..., A), arm minus arm 0; NaN for a difference that cannot be estimated.
         residuals: (..., N), in the order of ``np.nonzero(design.present)``.
         sigma: (...), pooled residual SD; NaN without degrees of freedom.
         moderated_sd: (..., A), moderated SD; ``sigma`` if an arm shares fewer than two seeds with arm 0.
@@ -139,16 +141,16 @@ class Fit:
 
 def fit(scores: Floats, design: Design) -> Fit:
     """Fit scores (..., A, S) under ``design``; entries of absent runs are ignored."""
-    present = scores[..., design.present]  # (..., N)
-    threshold = ZERO * np.abs(present).max(axis=-1, keepdims=True)  # (..., 1)
-    differences = _zero_below(present @ design.contrasts.T, threshold) + np.where(
+    present_scores = scores[..., design.present]  # (..., N)
+    threshold = RELATIVE_TOLERANCE * np.abs(present_scores).max(axis=-1, keepdims=True)  # (..., 1)
+    differences = _zero_below(present_scores @ design.contrasts.T, threshold) + np.where(
         np.isnan(design.variance_factor), np.nan, 0.0
     )
-    residuals = present @ design.residuals.T
+    residuals = present_scores @ design.residual_projector.T
     if design.df:
         sigma = _zero_below(np.sqrt(np.square(residuals).sum(axis=-1) / design.df), threshold[..., 0])
     else:
-        sigma = np.full(present.shape[:-1], np.nan)
+        sigma = np.full(present_scores.shape[:-1], np.nan)
     pooled = np.square(sigma)
     variances = np.repeat(np.asarray(pooled)[..., None], len(design.present), axis=-1)
     for a in np.flatnonzero(design.paired_df):
@@ -167,7 +169,7 @@ def _zero_below(values: Floats, threshold: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Tests of M differences, each array (..., M); NaN for a difference that is not tested."""
+    """Test results of M differences, arrays (..., M); NaN for a difference that is not tested."""
 
     low: Floats
     high: Floats
@@ -215,8 +217,8 @@ def holm(p: Floats) -> Floats:
     """Return Holm's step-down p over the last axis of (..., M); NaN entries are ignored and stay NaN."""
     order = np.argsort(p, axis=-1)  # NaN last
     ascending = np.take_along_axis(p, order, axis=-1)
-    members = np.count_nonzero(~np.isnan(p), axis=-1)[..., None]
-    steps = np.maximum.accumulate(ascending * (members - np.arange(p.shape[-1])), axis=-1)
+    n_tests = np.count_nonzero(~np.isnan(p), axis=-1)[..., None]
+    steps = np.maximum.accumulate(ascending * (n_tests - np.arange(p.shape[-1])), axis=-1)
     adjusted = np.empty_like(p)
     np.put_along_axis(adjusted, order, np.minimum(steps, 1.0), axis=-1)
     return adjusted

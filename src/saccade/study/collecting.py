@@ -1,6 +1,6 @@
 """Read the run folders of a study and analyse them.
 
-The run folders are the only source; all results can be recomputed from them.
+All results can be recomputed from the run folders.
 """
 
 from __future__ import annotations
@@ -36,24 +36,24 @@ __all__ = ["collect"]
 def collect(folder: str | Path) -> StudyResults:
     """Return the results of the study in ``folder``.
 
-    A diverged run has no score and is named in the notes, because omitting it flatters its arm.
+    A diverged run has no score; a note names the run.
 
     Raises:
         UserError: ``folder`` holds no study, one of its files is damaged, or the runs used different images.
     """
     study = Study.open(folder)
-    finished = {(run.arm.name, run.seed): done for run in study.runs() if (done := run.finished)}
-    _check_images(study, finished)
-    runs = tuple(_run_result(study, run, finished.get((run.arm.name, run.seed))) for run in study.runs())
-    task, metric_name = _task_and_metric(study, finished)
+    done_records = {(run.arm.name, run.seed): record for run in study.runs() if (record := run.done_record)}
+    _check_images(study, done_records)
+    runs = tuple(_run_result(study, run, done_records.get((run.arm.name, run.seed))) for run in study.runs())
+    task, metric_name = _task_and_metric(study, done_records)
     task_class = tasks.get(task)
     metric = next(m for m in task_class.metrics if m.name.lower() == metric_name.lower())
     scores = _scores(study, runs, metric)
     costs = read_costs(study.folder)
     arms = tuple(_arm_result(study, arm, scores[arm.name], runs, costs.get(arm.name)) for arm in study.arms)
     trivial = next(
-        ((done["trivial"]["answer"], done["trivial"]["scores"].get(metric.name)) for done in finished.values()
-         if done.get("trivial")), None,
+        ((record["trivial"]["answer"], record["trivial"]["scores"].get(metric.name))
+         for record in done_records.values() if record.get("trivial")), None,
     )  # fmt: skip
     analysis, other_metrics = None, []
     if arms[0].mean is not None:
@@ -64,7 +64,7 @@ def collect(folder: str | Path) -> StudyResults:
             values=_pseudo_values(study, rows, metric),
             baseline=BASELINE,
             controls=frozenset(arm.name for arm in study.arms if arm.control),
-            reference=None if trivial is None or trivial[1] is None else (trivial[0], trivial[1]),
+            trivial=None if trivial is None or trivial[1] is None else (trivial[0], trivial[1]),
             margin=study.margin,
             seeds=study.seeds,
             sizes=_unit_sizes(rows, metric),
@@ -83,12 +83,13 @@ def collect(folder: str | Path) -> StudyResults:
                     other_scores, metric=other, values=values, baseline=BASELINE, sizes=_unit_sizes(rows, other)
                 )
                 other_metrics.append(OtherMetric(other, other_scores, differences))
-    notes = study_notes(study, {row.arm.name: row.parameters for row in arms}, runs, finished)
+    notes = study_notes(study, {row.arm.name: row.parameters for row in arms}, runs, done_records)
     if analysis is not None:
         notes += [StudyNote("analysis", text) for text in analysis.notes]
     if (tuning := read_tuning(study)) is not None:
         notes += [
-            StudyNote("tuning", text) for text in (tuning.budget(), *tuning.divergence_notes(), *tuning.edge_notes())
+            StudyNote("tuning", text)
+            for text in (tuning.budget(), *tuning.divergence_notes(), *tuning.grid_edge_notes())
         ]
     not_learnt = analysis is not None and analysis.not_learnt is not None
     return StudyResults(
@@ -105,30 +106,31 @@ def collect(folder: str | Path) -> StudyResults:
         others=tuple(other_metrics),
         notes=tuple(notes),
         runs=runs,
-        scored=_scored_epoch(runs),
+        scored_epoch=_scored_epoch(runs),
         advice=advice_if_not_learnt(study) if not_learnt else "",
         tuned=tuning,
     )
 
 
-Finished = Mapping[tuple[str, int], Mapping[str, Any]]
+DoneRecords = Mapping[tuple[str, int], Mapping[str, Any]]
+"""Maps (arm, seed) to the content of ``done.json``."""
 
 
-def _run_result(study: Study, run: Run, done: Mapping[str, Any] | None) -> RunResult:
-    """Return the status and scores of ``run``; ``done`` is its ``done.json``, None if unfinished."""
+def _run_result(study: Study, run: Run, record: Mapping[str, Any] | None) -> RunResult:
+    """Return the status and scores of ``run``; ``record`` is the content of ``done.json``, or None."""
     folder = run.folder.relative_to(study.folder).as_posix()
-    if done is None:
+    if record is None:
         failed = read(run.folder / "failed.json", Failed)
         if failed is None:
             return RunResult(run.arm.name, run.seed, "missing", folder)
         return RunResult(run.arm.name, run.seed, "failed", folder, reason=failed.get("reason"))
-    measured: dict[str, Any] = {"seconds": done["seconds"], "parameters": done["parameters"]}
-    if done["diverged"]:
-        reason = str(done["diverged"].get("message", done["diverged"]))
+    measured: dict[str, Any] = {"seconds": record["seconds"], "parameters": record["parameters"]}
+    if record["diverged"]:
+        reason = str(record["diverged"].get("message", record["diverged"]))
         return RunResult(run.arm.name, run.seed, "diverged", folder, reason=reason, **measured)
     return RunResult(
-        run.arm.name, run.seed, "done", folder, done["scores"], done.get("by_class", {}),
-        constant=done.get("constant", {}), chosen=_chose_epoch_on_val(run), **measured,
+        run.arm.name, run.seed, "done", folder, record["scores"], record.get("by_class", {}),
+        constant=record.get("constant", {}), chosen=_chose_epoch_on_val(run), **measured,
     )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def _chose_epoch_on_val(run: Run) -> bool:
 
 
 def _scored_epoch(runs: Sequence[RunResult]) -> str:
-    """Return a phrase naming the epoch at which the finished ``runs`` were scored."""
+    """Return a phrase for the epoch whose weights were scored in the finished ``runs``."""
     choices = {run.chosen for run in runs if run.status == "done"}
     on_val = "chosen on validation images"
     return {(True,): f"the epoch {on_val}", (False, True): f"the last epoch, or the one {on_val}"}.get(
@@ -147,9 +149,9 @@ def _scored_epoch(runs: Sequence[RunResult]) -> str:
     )
 
 
-def _task_and_metric(study: Study, finished: Finished) -> tuple[str, str]:
-    """Return the task and the metric of the finished runs, or those of the recipe if none has finished."""
-    trained_for = {(done["task"], done["metric"]) for done in finished.values()}
+def _task_and_metric(study: Study, done_records: DoneRecords) -> tuple[str, str]:
+    """Return the task and the metric of the finished runs; without any, those of the recipe."""
+    trained_for = {(record["task"], record["metric"]) for record in done_records.values()}
     requested = study.base.task
     for name, metric in trained_for:
         differs = requested.name not in ("auto", name) or (requested.metric or metric).lower() != metric.lower()
@@ -187,14 +189,14 @@ def _arm_result(
     )
 
 
-def _check_images(study: Study, finished: Finished) -> None:
+def _check_images(study: Study, done_records: DoneRecords) -> None:
     """Raise UserError if runs with the same data settings used different images.
 
-    Arms with different data settings, such as another image size, are checked by the labels in their rows.
+    ``_rows`` compares the labels of arms with different data settings.
     """
     fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():
-        fingerprint = finished.get((run.arm.name, run.seed), {}).get("fingerprint")
+        fingerprint = done_records.get((run.arm.name, run.seed), {}).get("fingerprint")
         if not fingerprint:
             continue
         # The fingerprint includes the validation images if the epoch is chosen on them.
@@ -243,7 +245,7 @@ def _damaged(run: Run, problem: str) -> UserError:
 
 
 def _unit_sizes(rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[int] | None:
-    """Return the images in each resampling unit of the pseudo-values, or None without rows."""
+    """Return the number of images in each resampling unit, or None without rows."""
     if not rows:
         return None
     return [int(size) for size in pseudovalues.metric_unit_sizes(metric, next(iter(rows.values())))]

@@ -17,7 +17,7 @@ from saccade.trust import Trust
 __all__ = ["BATCH", "ArmCost", "Latency", "measure_costs", "read_costs"]
 
 BATCH = 16
-"""Batch size of the second latency; a single image underuses most hardware."""
+"""Batch size of ``ArmCost.batched``; a single image underuses most hardware."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class ArmCost:
-    """Parameters, MACs of one image, and latency of one image and of a batch of ``batch`` images."""
+    """Number of parameters, MACs of one image, latency of one image, and latency of a batch of ``batch`` images."""
 
     parameters: int
     macs: int
@@ -68,11 +68,11 @@ def read_costs(folder: Path) -> dict[str, ArmCost]:
     }
 
 
-def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False) -> None:
+def measure_costs(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> None:
     """Measure every arm that has a finished run and write ``costs.json``; call it after all runs have ended.
 
-    The arms take turns, so that other load affects all alike. If every arm has an entry, nothing is measured unless
-    ``again``. ``trust`` is that of ``saccade.load``.
+    The arms take turns, so that other load affects all arms. If every arm has an entry, nothing is measured unless
+    ``remeasure``. ``trust`` is passed to ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, or a saved network is damaged.
@@ -85,10 +85,10 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
     study = Study.open(folder)
     saved: dict[str, Path] = {}
     for run in study.runs():
-        if run.arm.name not in saved and run.finished and (run.folder / "model.safetensors").exists():
+        if run.arm.name not in saved and run.done_record and (run.folder / "model.safetensors").exists():
             saved[run.arm.name] = run.folder
-    # With ``again`` the old file is not read, because it may be damaged.
-    if not saved or (not again and saved.keys() <= (read(study.folder / "costs.json", Costs) or {}).keys()):
+    # With ``remeasure`` the old file is not read, because it may be damaged.
+    if not saved or (not remeasure and saved.keys() <= (read(study.folder / "costs.json", Costs) or {}).keys()):
         return
     costs: dict[str, Any] = {}
     threads = torch.get_num_threads()
@@ -106,7 +106,7 @@ def measure_costs(folder: str | Path, again: bool = False, trust: Trust = False)
 
 
 def _by_size(study: Study, saved: Mapping[str, Path], describe: Any) -> dict[tuple[int, ...], list[str]]:
-    """Return the arms by input size (C, H, W)."""
+    """Return a mapping of input size (C, H, W) to arm names."""
     arms_by_size: dict[tuple[int, ...], list[str]] = {}
     sizes: dict[Any, tuple[Path, tuple[int, ...]]] = {}
     arms = {arm.name: arm for arm in study.arms}

@@ -1,4 +1,4 @@
-"""Diagnostics of a study's fit."""
+"""Diagnostics of a least-squares fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from scipy.special import fdtrc, stdtr
 
 from saccade.study.blocks import Design, Fit, fit
 
-__all__ = ["largest_residual", "seed_sd", "widest_arm"]
+__all__ = ["largest_residual", "most_variable_arm", "seed_sd"]
 
 Floats = NDArray[np.float64]
 
@@ -24,12 +24,12 @@ def seed_sd(table: Floats, design: Design, sigma: float | None) -> float | None:
 
 
 def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[int, int] | None, bool]:
-    """Return the largest internally studentised residual, its (arm, seed) index, and whether it is an outlier.
+    """Return the largest internally studentised residual, its (arm, seed) index, and True if it is an outlier.
 
-    An outlier's externally studentised residual has a Bonferroni-corrected p < 0.05. Below six degrees of freedom there
-    is none, since few rounded scores may coincide by chance.
+    An outlier's externally studentised residual has a Bonferroni-corrected p < 0.05. No outlier is reported
+    below six degrees of freedom, because rounded scores may coincide and make σ too small.
     """
-    leverage_complement = np.diag(design.residuals)
+    leverage_complement = np.diag(design.residual_projector)
     if design.df == 0 or not fitted.sigma > 0:
         return None, None, False
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -41,16 +41,16 @@ def largest_residual(fitted: Fit, design: Design) -> tuple[float | None, tuple[i
     squared, df = float(studentised[largest]) ** 2, design.df
     is_outlier = False
     if df >= 6:
-        external = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
-        is_outlier = 2 * float(stdtr(df - 1, -external)) * len(studentised) < 0.05
+        externally_studentised = math.sqrt(squared * (df - 1) / max(df - squared, 1e-12))
+        is_outlier = 2 * float(stdtr(df - 1, -externally_studentised)) * len(studentised) < 0.05
     return float(studentised[largest]), (int(index[0]), int(index[1])), is_outlier
 
 
-def widest_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
-    """Return the index of the arm whose runs vary most, and σ without it; None if no arm varies significantly more.
+def most_variable_arm(scores: Floats, design: Design, alpha: float = 0.05) -> tuple[int, float] | None:
+    """Return the index of the most variable arm and σ without that arm; None if no arm varies significantly more.
 
-    An F test compares what the arm adds to the residual sum of squares of scores (A, S) with the fit to all other runs,
-    Bonferroni-corrected. Without the arm, at least four degrees of freedom must remain.
+    A Bonferroni-corrected F test compares the arm's part of the residual sum of squares of scores (A, S) with the fit
+    to all other runs, which needs four degrees of freedom.
     """
     sum_of_squares = float(np.square(fit(scores, design).residuals).sum())
     best: tuple[float, int, float] | None = None

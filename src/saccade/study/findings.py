@@ -1,7 +1,7 @@
 """Statistical results as data and as sentences.
 
-A positive difference is better. Differences, errors and margins are in ``unit``: "points" of a percentage, else the
-metric's unit, or "".
+A positive difference is better. Differences, errors and margins are in ``unit``: "points" for "%", else the metric's
+unit, or "".
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ __all__ = ["Analysis", "ArmScores", "ConfidenceInterval", "Difference", "with_un
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of one arm to the baseline; a value that cannot be estimated is None.
+    """Difference of one arm to the baseline; None for a value that cannot be estimated.
 
     Attributes:
         name: name of the arm.
         baseline: name of the baseline.
         difference: least-squares estimate.
         low: lower end of the confidence interval at level 1 - alpha.
-        high: upper end of the confidence interval.
+        high: upper end.
         se: standard error.
-        se_images: part of ``se`` from the test images, which more seeds do not reduce.
-        se_from: "seeds" or "images", the larger part of ``se``.
+        se_images: part of ``se`` from the test images.
+        se_from: source of the larger part of ``se``, "seeds" or "images".
         df: Satterthwaite degrees of freedom.
-        p: two-sided p, uncorrected.
+        p: uncorrected two-sided p.
         p_holm: Holm's p over the mechanisms; ``p`` for a control.
-        verdict: verdict; None if the baseline has not learnt the task.
-        detectable: smallest true difference found with probability 0.8.
-        seeds_needed: number of seeds that would probably decide, up to 100.
-        images_needed: True if no number of seeds would decide with so few test images.
+        verdict: None if the baseline has not learnt the task.
+        detectable: true difference that is found with probability 0.8.
+        seeds_needed: number of seeds that give a verdict with probability 0.8, up to 100.
+        images_needed: True if a verdict needs more test images.
         raw: paired differences, one per shared seed.
-        seeds: number of paired differences.
+        seeds: number of shared seeds.
         is_control: True for an arm outside the Holm family.
         comparisons: size of the Holm family.
         margin: half-width of "equal".
@@ -87,7 +87,7 @@ class Difference:
         return f"{head}. {estimate} {rest}" if estimate else f"{head}. {rest}"
 
     def parts(self) -> tuple[str, str, str]:
-        """Return the sentence in three parts: the verdict, the difference with its unit, and the rest."""
+        """Return three parts of the sentence: verdict, difference with unit, and rest."""
         head = f"{self.name}{' (control)' if self.is_control else ''}: {self.verdict_text}"
         if self.difference is None:
             return head, "", str(self.reason)
@@ -110,10 +110,13 @@ class Difference:
         return head, estimate, f"({interval}, {corrected} {_format_p(self.p_holm)}){rest}"
 
     def _undecided_clause(self, digits: int) -> str:
-        """Return a clause on the detectable difference and on the seeds or images needed to decide."""
+        """Return a clause on the detectable difference and the seeds or images needed for a verdict."""
         clause = ""
         if self.p is not None and self.p < self.alpha:
-            clause += f"; zero is outside, but not after correction for {self.comparisons} comparisons"
+            clause += (
+                "; the interval excludes zero, but the difference is not significant after correction for "
+                f"{self.comparisons} comparisons"
+            )
         if self.detectable is not None:
             detectable = with_unit(f"{self.detectable:.{digits}f}", self.unit)
             clause += f"; this study could have detected differences of {detectable}"
@@ -153,7 +156,7 @@ class ConfidenceInterval:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of one arm, in the metric's unit and direction.
+    """Scores of one arm, in the metric's unit.
 
     Attributes:
         name: name of the arm.
@@ -189,7 +192,7 @@ class Analysis:
         images: number of test images, or None.
         first_look: True for three seeds or fewer.
         notes: caveats to show with the verdicts.
-        not_learnt: warning if the baseline is within noise of the trivial predictor.
+        not_learnt: warning if the baseline has not learnt the task.
     """
 
     baseline: str
@@ -220,11 +223,11 @@ class Analysis:
             line += f"; SD between seeds {self.seed_sd:.{self.digits + 1}f}"
         if self.largest_residual is not None and self.largest_residual_at is not None:
             arm, seed = self.largest_residual_at
-            line += f"; largest standardised residual {self.largest_residual:.1f} ({arm}, seed {seed})"
+            line += f"; largest studentised residual {self.largest_residual:.1f} ({arm}, seed {seed})"
         return line + "."
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values, with the sentences included."""
+        """Return plain values, including the sentences."""
         result = asdict(self)
         for row, difference in zip(result["differences"], self.differences, strict=True):
             row["sentence"] = difference.sentence()
@@ -232,38 +235,38 @@ class Analysis:
         return _tuples_to_lists(result)
 
 
-def _format_interval(row: Difference | ConfidenceInterval, digits: int) -> str:
+def _format_interval(difference: Difference | ConfidenceInterval, digits: int) -> str:
     """Format the confidence interval and its number of seeds."""
-    assert row.low is not None
-    assert row.high is not None
-    better = "" if row.higher_is_better else "+ is better, "
+    assert difference.low is not None
+    assert difference.high is not None
+    better = "" if difference.higher_is_better else "+ is better, "
     return (
-        f"{100 * (1 - row.alpha):g} % interval {_format_signed(row.low, digits)} to "
-        f"{_format_signed(row.high, digits)}, {better}{_format_seeds(row.seeds)}"
+        f"{100 * (1 - difference.alpha):g} % interval {_format_signed(difference.low, digits)} to "
+        f"{_format_signed(difference.high, digits)}, {better}{_format_seeds(difference.seeds)}"
     )
 
 
-def _format_difference(row: Difference | ConfidenceInterval, digits: int) -> str:
+def _format_difference(difference: Difference | ConfidenceInterval, digits: int) -> str:
     """Format the difference with its unit; if lower scores are better, "better" or "worse" replaces the sign."""
-    assert row.difference is not None
-    if row.higher_is_better:
-        return with_unit(_format_signed(row.difference, digits), row.unit)
-    direction = "worse" if row.difference < 0 else "better"
-    return f"{with_unit(f'{abs(row.difference):.{digits}f}', row.unit)} {direction}"
+    assert difference.difference is not None
+    if difference.higher_is_better:
+        return with_unit(_format_signed(difference.difference, digits), difference.unit)
+    direction = "worse" if difference.difference < 0 else "better"
+    return f"{with_unit(f'{abs(difference.difference):.{digits}f}', difference.unit)} {direction}"
 
 
-def _needed_digits(row: Difference | ConfidenceInterval, margin: float = 0.0) -> int:
-    """Return the decimals, at most two more, that keep each rounded bound on its side of zero and ±margin."""
-    for digits in (row.digits, row.digits + 1):
+def _needed_digits(difference: Difference | ConfidenceInterval, margin: float = 0.0) -> int:
+    """Return the number of decimals, at most two more, that keeps rounded bounds on their side of zero and ±margin."""
+    for digits in (difference.digits, difference.digits + 1):
         if all(
             (value < boundary) == (round(value, digits) < boundary)
             and (value > boundary) == (round(value, digits) > boundary)
-            for value in (row.low, row.high)
+            for value in (difference.low, difference.high)
             if value is not None
             for boundary in (-margin, 0.0, margin)
         ):
             return digits
-    return row.digits + 2
+    return difference.digits + 2
 
 
 def with_unit(value: float | str, unit: str) -> str:

@@ -15,7 +15,6 @@ from threading import Barrier
 from typing import Any
 
 import torch
-from torch import nn
 
 from saccade import tasks
 from saccade.data import find_layout
@@ -25,7 +24,7 @@ from saccade.events import Notify, SettingsDecided, ignore
 from saccade.metrics.metric import Metric
 from saccade.study.arms import Arm
 from saccade.study.collecting import collect
-from saccade.study.engine import slots_for
+from saccade.study.engine import cpu_slots
 from saccade.study.findings import with_unit
 from saccade.study.images import open_once
 from saccade.study.plan import Study
@@ -46,13 +45,17 @@ RUN_DISAGREEMENT = 0.15
 
 8 to 20 % were measured on digits and on CIFAR-10, nearly all of it random variation between runs."""
 ARM_DISAGREEMENT = 0.005
-"""Part of that fraction that differs between the arms whatever the seed; 0 to 0.2 % were measured on the digits."""
+"""Part of ``RUN_DISAGREEMENT`` that is due to the arms, not to the seed; 0 to 0.2 % were measured on the digits."""
 _TIMED_STEPS = 3
 """Number of timed steps."""
 _SMALL_BATCH = 4
-"""Number of images in a timed step where a full batch would take too long."""
+"""Number of images in a timed step if a full batch takes too long."""
 _LONG_STEP_MS = 300.0
 """Milliseconds above which a step on the CPU is timed with ``_SMALL_BATCH`` images and scaled."""
+
+
+_JSON_KEYS = {"image_se": "lasting_se", "image_se_from": "lasting_from", "image_limited_sigmas": "set_by_images"}
+"""Maps attributes of ``Forecast`` to their keys in JSON, where these differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,27 +64,27 @@ class Forecast:
 
     Attributes:
         data: description of the images.
-        runs: number of runs still to be done.
+        runs: number of unfinished runs.
         finished: number of finished runs.
         slots: number of concurrent runs.
-        minutes: minutes for the runs still to be done.
+        minutes: minutes for the unfinished runs.
         disk_mb: largest size of the study folder in MB.
         step_ms: arm -> median milliseconds of a training step, data loading included.
-        timed_images: images in a timed step, if fewer than a batch; the step's time is scaled.
-        decided: settings that the recipe leaves open; the study decides them again.
+        timed_images: number of images in a timed step, if fewer than a batch; ``step_ms`` is scaled to a batch.
+        decided: settings that timed steps chose for the recipe; the study times them again.
         test_ms: arm -> milliseconds of a test batch.
         metric: name of the metric.
         unit: unit of differences and SDs.
-        detectable: pairs of residual SD and difference found with probability 0.8; None for an unknown difference.
+        detectable: pairs of residual SD and detectable difference, None if no difference is detectable.
         sigma_from: source of the residual SD.
         test_images: number of test images.
-        lasting_se: standard error from the test images, which more seeds do not reduce.
-        lasting_from: source of ``lasting_se``.
-        set_by_images: residual SDs for which ``lasting_se`` exceeds the error from the seeds.
-        seeds_for_margin: seeds needed to find a difference of ``margin`` for the first SD, up to 100.
+        image_se: standard error from the test images.
+        image_se_from: source of ``image_se``.
+        image_limited_sigmas: residual SDs at which ``image_se`` exceeds the error from the seeds.
+        seeds_for_margin: number of seeds that finds a difference of ``margin`` at the first SD, up to 100.
         margin: half-width of "equal".
-        margin_needs_images: True if no number of seeds finds a difference of ``margin`` with so few test images.
-        tuning_runs: number of tuning runs still to be done.
+        margin_needs_images: True if finding a difference of ``margin`` needs more test images.
+        tuning_runs: number of unfinished tuning runs.
         tuning_minutes: minutes for the tuning runs, at most.
     """
 
@@ -98,9 +101,9 @@ class Forecast:
     detectable: tuple[tuple[float, float | None], ...]
     sigma_from: str
     test_images: int
-    lasting_se: float
-    lasting_from: str
-    set_by_images: tuple[float, ...]
+    image_se: float
+    image_se_from: str
+    image_limited_sigmas: tuple[float, ...]
     seeds_for_margin: int | None
     margin: float
     margin_needs_images: bool
@@ -111,7 +114,7 @@ class Forecast:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers."""
-        return asdict(self)
+        return {_JSON_KEYS.get(name, name): value for name, value in asdict(self).items()}
 
     def text(self) -> str:
         """Return the forecast as a few lines of text."""
@@ -130,28 +133,32 @@ class Forecast:
                 1, f"tuning  about {_format_minutes(self.tuning_minutes)} for {self.tuning_runs} runs before these"
             )
         if not self.detectable:
-            lines.append(f"sees    unknown: how far runs differ in {self.metric} is known after a first study")
+            lines.append(f"detects unknown: how far runs differ in {self.metric} is known after a first study")
             return "\n".join(lines)
         if all(difference is None for _, difference in self.detectable):
             lines.append(
-                "sees    no difference: one seed or a handful of test images cannot separate a difference from chance"
+                "detects no difference: one seed or a handful of test images cannot separate a difference from chance"
             )
             return "\n".join(lines)
         if len(self.detectable) == 1:
             ((sigma, difference),) = self.detectable
             lines.append(
-                f"sees    differences of {with_unit(f'{difference:.1f}', self.unit)} with probability 0.8 "
+                f"detects differences of {with_unit(f'{difference:.1f}', self.unit)} with probability 0.8 "
                 f"(residual SD {with_unit(f'{sigma:.2f}', self.unit)}: {self.sigma_from})"
             )
         else:
             shown = ", ".join(f"{difference:.1f} (SD {sigma:.3g})" for sigma, difference in self.detectable)
             unit = f", in {self.unit}" if self.unit else ""
-            lines.append(f"sees    differences{unit}, with probability 0.8: {shown}; {self.sigma_from}")
-        if self.set_by_images:
-            at_sds = f" at SD {', '.join(f'{sd:.2g}' for sd in self.set_by_images)}" if len(self.detectable) > 1 else ""
+            lines.append(f"detects differences{unit}, with probability 0.8: {shown}; {self.sigma_from}")
+        if self.image_limited_sigmas:
+            at_sds = (
+                f" at SD {', '.join(f'{sd:.2g}' for sd in self.image_limited_sigmas)}"
+                if len(self.detectable) > 1
+                else ""
+            )
             lines.append(
-                f"        the {self.test_images} test images leave the larger part of the error{at_sds}: "
-                f"{with_unit(f'{self.lasting_se:.2f}', self.unit)} at any number of seeds ({self.lasting_from})"
+                f"        the {self.test_images} test images cause the larger part of the error{at_sds}: "
+                f"{with_unit(f'{self.image_se:.2f}', self.unit)} at any number of seeds ({self.image_se_from})"
             )
         sigma = self.detectable[0][0]
         needed = f"more than {MAX_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
@@ -172,7 +179,7 @@ def forecast_study(
         study: the study.
         slots: number of concurrent runs; None is the default of ``saccade.study.engine.execute``.
         device: device as in ``saccade train``.
-        trust: code that the folder of a teacher may import; see ``saccade.load``.
+        trust: code that a saved teacher network may import; see ``saccade.load``.
         notify: receives ``FilesChecked`` and ``ImagesNotCached``.
 
     Raises:
@@ -182,7 +189,7 @@ def forecast_study(
     training = study.base.training
     if slots is None:
         use_all_gpus = torch_device.type == "cuda" and device == "auto"
-        slots = torch.cuda.device_count() if use_all_gpus else slots_for(training.threads, torch_device.type) or 1
+        slots = torch.cuda.device_count() if use_all_gpus else cpu_slots(training.threads, torch_device.type) or 1
     task_class = tasks.get(tasks.choose_task(study.base))
     with use_threads(training.threads):
         base = tasks.resolve(study.base, task_class.target)
@@ -194,24 +201,24 @@ def forecast_study(
         if keys := study.undecided():
             decided = time_choices(task_class(base, split), keys, torch_device, trust)
             study = study.decide(decided)
-        unfinished = [run for run in study.runs() if run.finished is None]
+        unfinished = [run for run in study.runs() if run.done_record is None]
         slots = min(slots, max(1, len(unfinished)))
         timings = {arm.name: _time_arm(study, arm, task_class, torch_device, slots, trust) for arm in study.arms}
     scaled_images = [timing.images for timing in timings.values() if timing.images < training.batch_size]
     test_images = len(split.test)
     total_ms = sum(timings[run.arm.name].run_ms for run in unfinished)
     total_bytes = sum(timings[run.arm.name].weights + 32 * test_images + 50_000 for run in study.runs())
-    errors = _assumed_errors(study, metric, test_images)
+    errors = _expected_errors(study, metric, test_images)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
     floor = 0.0 if metric.span is None else image_floor(test_images, metric.span)
     image_error = ImageError(errors.image_variance, max(test_images - 1, 1), floor)
 
-    def detectable(sigma: float, seeds: int) -> float:
-        return planned_detectable(sigma, seeds, arms, family, images=image_error)
+    def detectable_difference(sigma: float, seeds: int) -> float:
+        return planned_detectable(sigma, seeds, arms, family, image_error=image_error)
 
     sigmas, seeds = errors.sigmas, len(study.seeds)
-    sufficient_seeds = (n for n in range(2, MAX_SEEDS + 1) if sigmas and detectable(sigmas[0], n) <= margin)
-    detectable_by_sigma = [(sigma, detectable(sigma, seeds)) for sigma in sigmas]
+    sufficient_seeds = (n for n in range(2, MAX_SEEDS + 1) if sigmas and detectable_difference(sigmas[0], n) <= margin)
+    detectable_by_sigma = [(sigma, detectable_difference(sigma, seeds)) for sigma in sigmas]
     max_difference = sys.float_info.max if metric.span is None else metric.span
     return Forecast(
         data=split.description,
@@ -224,21 +231,20 @@ def forecast_study(
         test_ms={name: timing.test_ms for name, timing in timings.items()},
         metric=metric.name,
         unit=metric.difference_unit,
-        detectable=tuple((sigma, size if size <= max_difference else None) for sigma, size in detectable_by_sigma),
+        detectable=tuple(
+            (sigma, difference if difference <= max_difference else None) for sigma, difference in detectable_by_sigma
+        ),
         sigma_from=errors.sigma_from,
         test_images=test_images,
-        lasting_se=math.sqrt(errors.image_variance),
-        lasting_from=errors.image_variance_from,
-        set_by_images=tuple(sigma for sigma in sigmas if errors.image_variance > 2 * sigma**2 / seeds),
+        image_se=math.sqrt(errors.image_variance),
+        image_se_from=errors.image_variance_from,
+        image_limited_sigmas=tuple(sigma for sigma in sigmas if errors.image_variance > 2 * sigma**2 / seeds),
         seeds_for_margin=next(sufficient_seeds, None),
         margin=margin,
-        margin_needs_images=bool(sigmas) and detectable(0.0, MAX_SEEDS) > margin,
+        margin_needs_images=bool(sigmas) and detectable_difference(0.0, MAX_SEEDS) > margin,
         timed_images=min(scaled_images) if scaled_images else None,
         decided=decided,
     )
-
-
-_Steps = Callable[[nn.Module, Task, torch.device, int], Iterator[Any]]
 
 
 @dataclass(frozen=True)
@@ -282,20 +288,19 @@ def _time_arm(
 
 
 def _full_batch_ms(
-    makers: Sequence[Callable[[int], Iterator[Any]]], batch: int, device: torch.device, threads: int
+    step_makers: Sequence[Callable[[int], Iterator[Any]]], batch: int, device: torch.device, threads: int
 ) -> tuple[float, int]:
-    """Return the milliseconds of a step with a full batch, and the images in the timed steps.
+    """Return the milliseconds of a step with a full batch, and the number of images in the timed steps.
 
-    If a step on the CPU would take over 0.3 s, steps with fewer images are timed and scaled, as many at once as there
-    will be concurrent runs, because these share caches and memory. Each of ``makers`` maps a number of images to the
-    steps of one run.
+    If a step on the CPU takes over 0.3 s, steps with fewer images are timed and scaled. They run concurrently, one per
+    slot, because runs share caches and memory. Each of ``step_makers`` maps a number of images to the steps of a run.
     """
     images = min(batch, _SMALL_BATCH)
     if device.type == "cpu" and images < batch:
-        steps = [make(images) for make in makers]
+        steps = [make(images) for make in step_makers]
         if _step_ms(steps[0]) * batch / images > _LONG_STEP_MS:
             return _concurrent_ms(steps, threads) * batch / images, images
-    full_steps = makers[0](batch)
+    full_steps = step_makers[0](batch)
     next(full_steps)
     return median(_step_ms(full_steps) for _ in range(_TIMED_STEPS)), batch
 
@@ -304,14 +309,14 @@ def _concurrent_ms(steps: Sequence[Iterator[Any]], threads: int) -> float:
     """Run each iterator in its own thread and return the median milliseconds of a step after a warm-up step."""
     barrier, n_timed = Barrier(len(steps)), 2 if len(steps) == 1 else 1
 
-    def times(iterator: Iterator[Any]) -> list[float]:
+    def time_steps(iterator: Iterator[Any]) -> list[float]:
         torch.set_num_threads(threads)  # because torch's thread count is set per thread
         next(iterator)
         barrier.wait()
         return [_step_ms(iterator) for _ in range(n_timed)]
 
     with ThreadPoolExecutor(len(steps)) as pool:
-        return median(ms for times_ms in pool.map(times, steps) for ms in times_ms)
+        return median(ms for times_ms in pool.map(time_steps, steps) for ms in times_ms)
 
 
 def _step_ms(steps: Iterator[Any]) -> float:
@@ -321,7 +326,7 @@ def _step_ms(steps: Iterator[Any]) -> float:
 
 
 @dataclass(frozen=True)
-class _AssumedErrors:
+class _ExpectedErrors:
     """Measured or assumed errors of a study, in the unit of the metric; ``image_variance`` is squared."""
 
     sigmas: tuple[float, ...]
@@ -330,22 +335,24 @@ class _AssumedErrors:
     image_variance_from: str
 
 
-def _assumed_errors(study: Study, metric: Metric, images: int) -> _AssumedErrors:
-    """Return the errors for ``images`` test images: measured in the folder, else the layout's, else defaults."""
+def _expected_errors(study: Study, metric: Metric, images: int) -> _ExpectedErrors:
+    """Return the errors for ``images`` test images: measured in the study folder, else of the layout, else defaults."""
     try:
         analysis = collect(study.folder).analysis
     except UserError:  # the folder holds no study yet
         analysis = None
     span = 0.0 if metric.span is None else metric.span
-    rows = analysis.differences if analysis and analysis.images else ()  # se_images is 0 if the images are unknown
-    measured = [row.se_images**2 for row in rows if row.se_images is not None]
+    differences = (
+        analysis.differences if analysis and analysis.images else ()
+    )  # se_images is 0 if the images are unknown
+    measured = [row.se_images**2 for row in differences if row.se_images is not None]
     if measured:
         image_variance, image_variance_from = math.fsum(measured) / len(measured), "measured in this folder"
     else:
         image_variance = span**2 * ARM_DISAGREEMENT / images
-        image_variance_from = f"assumed: two arms answer {100 * ARM_DISAGREEMENT:g} % differently"
+        image_variance_from = f"assumed: two arms differ in {100 * ARM_DISAGREEMENT:g} % of their answers"
     if analysis and analysis.sigma:
-        return _AssumedErrors(
+        return _ExpectedErrors(
             (analysis.sigma,), "the runs finished in this folder", image_variance, image_variance_from
         )
     layout = find_layout(study.base.data)
@@ -353,17 +360,17 @@ def _assumed_errors(study: Study, metric: Metric, images: int) -> _AssumedErrors
         sigmas: tuple[float, ...] = (layout_sd,)
         sigma_from = f"measured on the {layout.name}"
     elif metric.span is None:
-        return _AssumedErrors((), "", image_variance, image_variance_from)
+        return _ExpectedErrors((), "", image_variance, image_variance_from)
     else:
         sigmas = tuple(sd * span / 100 for sd in ASSUMED_SDS)
         sigma_from = "the SD of your images is known after a first study"
-    # SD of a run's score if its answers on the images vary independently.
+    # SD of a score if the answers of runs vary independently.
     chance_sd = span * math.sqrt(RUN_DISAGREEMENT / (2 * images))
     if chance_sd > min(sigmas):
-        assumed = f"assumed, as two runs answer {100 * RUN_DISAGREEMENT:g} % of {images} test images differently"
+        assumed = f"assumed: two runs differ in their answers on {100 * RUN_DISAGREEMENT:g} % of {images} test images"
         sigmas = tuple(dict.fromkeys(max(sigma, chance_sd) for sigma in sigmas))
         sigma_from = assumed if sigmas == (chance_sd,) else f"{sigma_from}; the smallest is {assumed}"
-    return _AssumedErrors(sigmas, sigma_from, image_variance, image_variance_from)
+    return _ExpectedErrors(sigmas, sigma_from, image_variance, image_variance_from)
 
 
 def _format_minutes(value: float) -> str:

@@ -16,9 +16,9 @@ _last: tuple[tuple[Data, str, Any], Splits] | None = None
 
 
 def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
-    """Return the images of ``open_data``, without reading them again if they are those of the last call.
+    """Return the images of ``open_data``; repeat the last result if settings and files are unchanged.
 
-    Images are the same if the settings and the names, sizes and modification times of the files are unchanged.
+    Files are unchanged if their names, sizes and modification times are.
 
     Raises:
         UserError: the data cannot be opened; see :func:`saccade.data.open_data`.
@@ -26,6 +26,6 @@ def open_once(spec: Data, target: str, notify: Notify = ignore) -> Splits:
     global _last
     key = spec, target, find_layout(spec, target).stamp(spec)
     if _last is None or _last[0] != key:
-        _last = None  # so that two data sets are never in memory at once
+        _last = None  # to free memory before the next data set
         _last = key, open_data(spec, target, notify)
     return _last[1]

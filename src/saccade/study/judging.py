@@ -33,26 +33,26 @@ def judge(
     bounds: tuple[float, float] | None = None,
     trivial: float | None = None,
 ) -> StudyResults:
-    """Return verdicts, confidence intervals and power for scores of several arms, each trained with the same seeds.
+    """Return verdicts and confidence intervals for scores of several arms, trained with the same seeds.
 
     Args:
-        scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; or several
-            logs, one per run: Ultralytics' ``results.csv``, timm's ``summary.csv``, Lightning's ``metrics.csv``. The
-            folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"`` names the run of a log. Or a DataFrame, columns by
-            name, a list of rows by name, or arm -> scores in the order of the seeds.
-        metric: column of the scores; None infers it.
+        scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; several
+            logs, one per run, such as Ultralytics' ``results.csv``, timm's ``summary.csv`` or Lightning's
+            ``metrics.csv``, whose run is named by the folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"``; a
+            DataFrame; a mapping of columns; a list of rows as mappings; or arm -> scores in the order of the seeds.
+        metric: name of the score column; None infers it.
         baseline: arm that all others are compared with.
-        controls: arms outside Holm's correction, in addition to ``extra for ARM``, ``noise for ARM`` and ``shuffled for
-            ARM``.
+        controls: further arms outside Holm's correction; ``extra for ARM``, ``noise for ARM`` and ``shuffled for ARM``
+            always are.
         lower_is_better: direction of the scores; None infers it.
         margin: half-width of "equal", in the unit of the scores; None is a hundredth of the span.
         unit: unit of the scores, such as "%"; None infers it.
         bounds: smallest and largest possible score; None infers them.
-        trivial: score of a predictor that ignores the image; without a better baseline there are no verdicts.
+        trivial: score of a predictor that ignores the image; verdicts are given only if the baseline is better.
 
     Raises:
-        UserError: there is only one arm, the baseline is missing, an arm shares no seed with it, or the scores cannot
-            be read.
+        UserError: the baseline is missing or the only arm, an arm shares no seed with the baseline, or the scores
+            cannot be read.
     """
     run_scores = read_scores(scores, metric)
     names = list(dict.fromkeys(arm for arm, _ in run_scores.scores))
@@ -75,7 +75,7 @@ def judge(
         values=values,
         baseline=baseline,
         controls=frozenset(arm.name for arm in arms if arm.control),
-        reference=None if trivial is None else ("as given", trivial),
+        trivial=None if trivial is None else ("as given", trivial),
         seeds=seeds,
         sizes=sizes,
     )
@@ -97,7 +97,7 @@ def judge(
         analysis=analysis,
         notes=tuple(notes),
         runs=tuple(_run_result(run_scores, inferred_metric.name, name, seed) for seed in seeds for name in names),
-        scored=run_scores.scored,
+        scored_epoch=run_scores.scored_epoch,
         advice="Train the baseline longer or with another learning rate until it is better, then compare."
         if analysis.not_learnt
         else "",
@@ -110,7 +110,7 @@ def _check_arms(run_scores: RunScores, names: list[str], baseline: str, controls
     if baseline not in names:
         raise UserError(
             f"no arm of {run_scores.name} is called {baseline!r}.{did_you_mean(baseline, names)} Name the arm that the "
-            f"others are compared with by --baseline; there are {listed}."
+            f"others are compared with by --baseline; the arms are {listed}."
         )
     if len(names) < 2:
         raise UserError(f"{run_scores.name} holds only the arm {listed!r}; a comparison needs another arm")
@@ -118,16 +118,16 @@ def _check_arms(run_scores: RunScores, names: list[str], baseline: str, controls
         if name not in names or name == baseline:
             candidates = [other for other in names if other != baseline]
             raise UserError(
-                f"there is no arm {name!r} besides {baseline!r} to be a control.{did_you_mean(name, candidates)} There "
-                f"are {', '.join(candidates)}."
+                f"no arm {name!r} can be a control.{did_you_mean(name, candidates)} The arms besides the baseline are "
+                f"{', '.join(candidates)}."
             )
     seeds_by_arm = {name: sorted(seed for arm, seed in run_scores.scores if arm == name) for name in names}
     for name in names:
         if not set(seeds_by_arm[name]) & set(seeds_by_arm[baseline]):
             raise UserError(
                 f"{name} has the seeds {_first_seeds(seeds_by_arm[name])}, {baseline} has "
-                f"{_first_seeds(seeds_by_arm[baseline])}: runs of one seed are compared, and they share none. Give "
-                "both the same numbers, run by run"
+                f"{_first_seeds(seeds_by_arm[baseline])}. Only runs with the same seed are compared, and these "
+                "arms share none; use the same seeds for both"
             )
 
 
@@ -137,8 +137,8 @@ def _first_seeds(seeds: list[int]) -> str:
 
 def _control_settings(name: str, names: Collection[str], controls: Collection[str]) -> dict[str, str]:
     """Return the settings that mark an arm as a control, by its name or by ``controls``; {} for other arms."""
-    kind, _, owner = name.partition(" for ")
-    if kind in CONTROLS and owner in names:
+    kind, _, controlled_arm = name.partition(" for ")
+    if kind in CONTROLS and controlled_arm in names:
         return {"attention.control": kind}
     return {"attention.control": "control"} if name in controls else {}
 
@@ -146,7 +146,7 @@ def _control_settings(name: str, names: Collection[str], controls: Collection[st
 def _pseudo_values(
     run_scores: RunScores, names: list[str], seeds: tuple[int, ...]
 ) -> tuple[dict[str, NDArray[np.float64]] | None, list[int] | None]:
-    """Return the pseudo-values (seeds, units) by arm, NaN for absent runs, and the images in each unit."""
+    """Return the pseudo-values (seeds, units) by arm, NaN for absent runs, and the number of images per unit."""
     if run_scores.images is None:
         return None, None
     count = len(next(iter(run_scores.images.values())))
@@ -158,7 +158,7 @@ def _pseudo_values(
 
 
 def _unknown_note(run_scores: RunScores) -> str:
-    """Return a sentence on what cannot be known from scores."""
+    """Return a note on results that scores do not give."""
     sentence = "Parameters, MACs, latency, learning curves and example images are not known from scores."
     if run_scores.images is not None:
         return sentence

@@ -1,4 +1,4 @@
-"""Reuse of freed memory in a process: faster steps on the CPU, the same results."""
+"""Reuse of freed memory in a process, which makes training on the CPU faster."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Make glibc keep the memory that this process frees; return True if it can.
+    """Make glibc keep the memory that this process frees; return True on success.
 
-    glibc maps blocks above 32 MiB afresh each time; in training on the CPU the page faults take up to half of a step.
-    Call it only in processes that saccade started.
+    glibc maps large blocks anew each time; the page faults take up to half of a training step on the CPU. Call this
+    function only in processes that saccade started.
     """
-    with suppress(AttributeError, OSError, TypeError):  # macOS and musl have no mallopt, Windows no such library
+    with suppress(AttributeError, OSError, TypeError):  # only glibc has mallopt
         mallopt = ctypes.CDLL(None).mallopt
-        # One arena, because the arenas of other threads, such as a Ray actor's, are mapped. A list sets all three.
+        # One arena, because other threads' arenas are mapped anew. A list, so that ``all`` skips no call.
         return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
     return False

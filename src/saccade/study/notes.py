@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from saccade.study.findings import Analysis, with_unit
 
-__all__ = ["FEW_SEEDS", "fit_notes", "lost_units_note", "not_learnt_note", "seed_notes", "widest_arm_note"]
+__all__ = ["FEW_SEEDS", "fit_notes", "not_learnt_note", "seed_notes", "undefined_units_note", "variable_arm_note"]
 
 FEW_SEEDS = 3
 """Number of seeds up to which a study is reported as a first look."""
 
 
 def seed_notes(names: Sequence[str], present: NDArray[np.bool_], seeds: Sequence[int]) -> list[str]:
-    """Return notes on few seeds and on missing scores; ``present`` (arms, seeds) is True for runs with a score."""
+    """Return notes on few seeds and missing scores; ``present`` (arms, seeds) is True for runs with a score."""
     notes = []
     n_seeds = int(present.any(axis=0).sum())
     if 1 < n_seeds <= FEW_SEEDS:
@@ -43,10 +43,10 @@ def not_learnt_note(baseline: str, score: str, name: str, trivial: str, noise: s
     )
 
 
-def lost_units_note(n_lost: int, n_units: int) -> str:
+def undefined_units_note(n_undefined: int, n_units: int) -> str:
     """Return the note on resampling units that the jackknife cannot leave out."""
     return (
-        f"The score is undefined without {n_lost} of {n_units} test images or groups, for example because a class "
+        f"The score is undefined without {n_undefined} of {n_units} test images or groups, for example because a class "
         "disappears. Their contribution to the error is unknown, so intervals are too narrow."
     )
 
@@ -70,8 +70,8 @@ def fit_notes(analysis: Analysis, has_outlier: bool) -> list[str]:
     return notes
 
 
-def widest_arm_note(analysis: Analysis, name: str, sigma_without: float) -> str:
-    """Return the note on an arm whose runs vary more; ``sigma_without`` is the residual SD without that arm."""
+def variable_arm_note(analysis: Analysis, name: str, sigma_without: float) -> str:
+    """Return the note on the arm ``name``, whose runs vary most; ``sigma_without`` is the residual SD without it."""
     digits = analysis.digits + 1
     sigma = with_unit(f"{analysis.sigma:.{digits}f}", analysis.unit)
     return (

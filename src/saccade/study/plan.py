@@ -1,7 +1,7 @@
 """Plan of a study: arms × seeds, one folder per run, stored in ``study.toml``.
 
-One seed is one block: the same order of data and augmentation for every arm, and the same initialisation for arms that
-share a host. This module does not import torch, so that wrong arguments are reported at once.
+Each seed is a block with one order of data and augmentation for all arms, and one initialisation for arms that share a
+host. This module does not import torch, so that wrong arguments are reported at once.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from saccade.recipe import MAX_SEED, Recipe, short_repr
 from saccade.runfiles import StudyFile, read, read_done, read_recipe
 from saccade.study.arms import BASELINE, Arm, duplicates
 
-__all__ = ["TUNING", "Run", "Study", "seeds"]
+__all__ = ["TUNING", "Run", "Study", "parse_seeds"]
 
 TUNING = "tuning"
 """Subfolder of a tuned study that holds its tuning runs."""
 _MAX_SEEDS = 10_000
-"""Largest number of seeds that can be asked for by one number."""
+"""Largest number of seeds that one number, as in ``--seeds 3``, can request."""
 _MAX_RUNS = 10_000
 """Largest number of runs; the least squares of N runs need an N × N matrix, 800 MB at this limit."""
 _RESERVED_NAMES = (
     ".lock", "study.toml", "costs.json", "results.json", "report.html", "table.md", "table.tex",
 )  # fmt: skip
-"""Names of files in the study folder, which arms cannot have."""
+"""Names of files in the study folder, which an arm cannot have."""
 _MAX_NAME_BYTES = 200
-"""Bytes of a folder name; file systems allow 255, and temporary names are longer."""
+"""Largest number of bytes of a folder name; file systems allow 255, and temporary names are longer."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Run:
     folder: Path
 
     @property
-    def finished(self) -> dict[str, Any] | None:
+    def done_record(self) -> dict[str, Any] | None:
         """Content of ``done.json`` if the run has ended with this recipe, else None.
 
         Raises:
@@ -68,8 +68,8 @@ class Study:
         arms: arms, the baseline first.
         seeds: seeds of each arm.
         folder: folder of the study.
-        margin: half-width of "equal" in the metric's unit; None is the metric's own.
-        decided: settings that were left open, found by ``fastest.time_choices``.
+        margin: half-width of "equal" in the metric's unit; None uses the metric's default.
+        decided: result of ``fastest.time_choices``, with the chosen ``settings``; {} if no setting was open.
     """
 
     base: Recipe
@@ -83,8 +83,8 @@ class Study:
         """Normalise and validate the design.
 
         Raises:
-            UserError: there are no seeds or too many runs; a seed, an arm, a recipe or a folder name is repeated; a
-                name or a setting is not allowed; or the margin is not above 0.
+            UserError: there are no seeds or too many runs; a seed, arm, recipe or folder name is repeated; or a name,
+                a setting or the margin is not allowed.
         """
         baseline_settings = {"attention.mechanism": BASELINE, "attention.control": None, "training.seed": 0}
         object.__setattr__(self, "base", self.base.with_overrides(baseline_settings))
@@ -104,8 +104,8 @@ class Study:
                 raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; choose another name")
             if not 0 < len(arm.slug) <= _MAX_NAME_BYTES or not arm.slug.strip("."):
                 raise UserError(
-                    f"the arm {short_repr(arm.name)} gives no folder name: it has {len(arm.slug)} characters allowed "
-                    f"in a folder name; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
+                    f"the arm {short_repr(arm.name)} gives the folder name {short_repr(arm.slug)}; 1 to "
+                    f"{_MAX_NAME_BYTES} characters are needed, not only dots"
                 )
         for noun, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if repeated := duplicates(values):
@@ -133,7 +133,7 @@ class Study:
             raise UserError(f"margin = {self.margin:g}: it must be a finite number above 0")
 
     def runs(self) -> list[Run]:
-        """Return all runs, seeds in the outer loop, so that whole blocks are complete early."""
+        """Return all runs, seed by seed, so that blocks are complete early."""
         return [self.run(arm, seed) for seed in self.seeds for arm in self.arms]
 
     def run(self, arm: Arm, seed: int) -> Run:
@@ -141,7 +141,7 @@ class Study:
         return Run(arm, seed, arm.recipe(self.base, seed), self.folder / arm.slug / f"seed{seed}")
 
     def undecided(self) -> list[str]:
-        """Return the settings that the recipe or an arm leaves open."""
+        """Return the keys of the settings that the recipe or an arm sets to ``auto``."""
         return decisions.auto_keys(arm.recipe(self.base, 0) for arm in self.arms)
 
     def decide(self, decided: Mapping[str, Any]) -> Study:
@@ -186,18 +186,18 @@ class Study:
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
 
-    def claim(self) -> bool:
-        """Return True if the folder holds this study already, False if it is free.
+    def check_folder(self) -> bool:
+        """Return True if the folder already holds this study, False if the folder is free.
 
         Raises:
             UserError: the folder holds another study or other files, is a file, or cannot be written.
         """
         try:
-            return self._claim()
+            return self._check_folder()
         except OSError as error:
             raise UserError(f"cannot write to {self.folder}: {error.strerror}") from None
 
-    def _claim(self) -> bool:
+    def _check_folder(self) -> bool:
         if (self.folder / "study.toml").exists():
             stored, given = (dict(_flatten(replace(s, decided={}).to_dict())) for s in (Study.open(self.folder), self))
             if self.margin is None:
@@ -207,11 +207,11 @@ class Study:
             }
             differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
             if differing:
-                key, more = differing[0], f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-                more += "; the code of the function that builds the host changed" * key.endswith("model.code")
+                key, suffix = differing[0], f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+                suffix += "; the code of the function that builds the host changed" * key.endswith("model.code")
                 raise UserError(
                     f"{self.folder} holds another study: {key} is {_format_value(stored.get(key))} there and "
-                    f"{_format_value(given.get(key))} here{more}; name another folder with --out"
+                    f"{_format_value(given.get(key))} here{suffix}; name another folder with --out"
                 )
             return True
         existing_folder = self.folder
@@ -253,7 +253,7 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
 
 
 def _arm_from_dict(values: Mapping[str, Any]) -> Arm:
-    """Return the arm of an entry in ``study.toml``; earlier versions wrote its attention keys without a table."""
+    """Return the arm of an entry in ``study.toml``; earlier versions wrote attention keys outside ``settings``."""
     try:
         by_seed = {int(seed): settings for seed, settings in values.get("by_seed", {}).items()}
     except ValueError:
@@ -265,13 +265,13 @@ def _arm_from_dict(values: Mapping[str, Any]) -> Arm:
     return Arm(values["name"], {} if values.get("mechanism") == BASELINE else settings)
 
 
-def seeds(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str) -> tuple[int, ...]:
     """Parse a number of seeds, ``3`` for 0, 1, 2, or a list of seeds, ``3,7,9``.
 
     Raises:
-        UserError: the text has another form, there are no seeds or too many, or a seed is repeated or out of range.
+        UserError: the text has another form, or a seed or the number of seeds is not allowed.
 
-    >>> seeds("3"), seeds("3,7,9")
+    >>> parse_seeds("3"), parse_seeds("3,7,9")
     ((0, 1, 2), (3, 7, 9))
     """
     try:
@@ -281,8 +281,8 @@ def seeds(text: str) -> tuple[int, ...]:
     if "," not in text and numbers and numbers[0] > 0:
         if numbers[0] > _MAX_SEEDS:
             raise UserError(
-                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For the one seed "
-                f"write '{numbers[0]},'"
+                f"seeds = {text!r} asks for {numbers[0]} seeds; at most {_MAX_SEEDS} are allowed. For the "
+                f"single seed {numbers[0]} write '{numbers[0]},'"
             )
         return tuple(range(numbers[0]))
     if not numbers or "," not in text:
@@ -297,7 +297,7 @@ def seeds(text: str) -> tuple[int, ...]:
 
 
 def _flatten(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and their values; arms give a list of names, then ``arms.NAME.key``."""
+    """Yield dotted keys and values; ``arms`` yields its names, then a key ``arms.NAME.KEY`` per setting."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from _flatten(value, f"{key}.{name}" if key else name)

@@ -3,16 +3,15 @@
     se² = v_seeds + v_images                                      (Satterthwaite 1946, Biometrics Bull. 2:110)
     df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
-The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large at
-once: 5.8 % instead of 4.9 % false verdicts at 3 arms and 3 seeds.
+The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large: 5.8 %
+instead of 4.9 % false verdicts at 3 arms and 3 seeds.
 
-v_seeds (``blocks.fit``) comes from the variation of runs on these test images. v_images remains however many runs there
-are, because some images suit one arm and others another. It is estimated from ``pseudovalues``, one per resampling
-unit: an image, or a group or block of images.
+v_seeds (``blocks.fit``) is due to the variation between runs. v_images is due to the choice of test images, is not
+reduced by more runs, and is estimated from the pseudo-values of resampling units (``pseudovalues``).
 
-Two constants turn a standard error into a detectable difference. *Planned*: σ is known, and the constant is the
-noncentrality of t at which P(t > t_crit) = power. *Stated*: the study was run and uses its own estimate, so c = t_crit
-+ t_power, which is smaller. All errors are in the metric's unit.
+A detectable difference is a constant times the standard error. In a planned study, with known σ, the constant is the
+noncentrality of t at which P(t > t_crit) = power. In a finished study, with estimated σ, the constant is smaller:
+t_crit + t_power.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ __all__ = [
     "MAX_SEEDS",
     "ImageError",
     "complete_units",
+    "detectable_multiplier",
     "image_df",
     "image_floor",
     "image_sd",
@@ -41,7 +41,6 @@ __all__ = [
     "squared_image_error",
     "squared_image_error_of",
     "standard_error",
-    "stated_detectable",
     "variance_components",
 ]
 
@@ -54,9 +53,9 @@ MAX_SEEDS = 100
 def variance_components(d: Floats) -> tuple[Floats, Floats]:
     """Return the variances ``(between, within)``, each (...), of paired differences.
 
-    ``between`` is the variance over units of their mean over seeds; its expectation is the variance component of the
-    test images plus ``within / S``. ``within`` is the variance of a unit over seeds, after subtracting each run's mean.
-    Both are 0 for one unit; ``within`` is 0 for one seed.
+    ``between`` is the variance over units of the mean over seeds, with expectation ``within / S`` plus the variance
+    component of the test images. ``within`` is the variance over seeds of a unit, less the mean of each run. Both are 0
+    for one unit; ``within`` is 0 for one seed.
 
     Args:
         d: (..., S, units), pseudo-values of an arm less those of the baseline.
@@ -91,19 +90,19 @@ def squared_image_error_of(d: Floats) -> float:
 
 
 def complete_units(d: Floats) -> Floats:
-    """Return d (S, units) without seeds that are all NaN and units that are NaN at any other seed."""
+    """Return d (S, units) without the seeds that are all NaN, then without the units that have a NaN."""
     rows = d[np.isfinite(d).any(axis=1)]
     return rows[:, np.isfinite(rows).all(axis=0)]
 
 
 def image_df(sizes: ArrayLike) -> float:
-    """Return the degrees of freedom of the image error over units of ``sizes`` (units,) images; at least 1.
+    """Return the degrees of freedom, at least 1, of the image error over units of ``sizes`` (units,) images.
 
-    If the SD of a pseudo-value is proportional to its unit's size, a normal mixture of excess kurtosis γ, they are
+    If the SD of a pseudo-value is proportional to its unit's size, all form a normal mixture of excess kurtosis γ, with
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 
-    Over nine groups of 3 to 13 images, units - 1 gave up to 6.5 % false verdicts instead of 4.5 %.
+    With units - 1, nine groups of 3 to 13 images gave up to 6.5 % false verdicts instead of 4.5 %.
     """
     squares = np.square(np.asarray(sizes, dtype=np.float64))
     units = len(squares)
@@ -114,10 +113,10 @@ def image_df(sizes: ArrayLike) -> float:
 
 
 def image_floor(images: int, span: float) -> float:
-    """Return the squared standard error if the arms agree on all ``images`` test images, a lower bound.
+    """Return a lower bound of the squared standard error, reached if the arms agree on all ``images`` test images.
 
-    Two pseudo-images are added, one in favour of each arm, which gives 2 span² / (n + 2)² (Bonett & Price 2012, J.
-    Educ. Behav. Stat. 37:479). ``span`` is the range of the metric or, without one, the ``image_sd`` of the baseline.
+    Two pseudo-images, one in favour of each arm, give 2 span² / (n + 2)² (Bonett & Price 2012, J. Educ. Behav. Stat.
+    37:479). ``span`` is the range of the metric or, for an unbounded metric, the ``image_sd`` of the baseline.
     """
     return 2 * span**2 / (images + 2) ** 2
 
@@ -125,7 +124,7 @@ def image_floor(images: int, span: float) -> float:
 def image_sd(values: Floats, images: int) -> float:
     """Return the standard deviation of one image from pseudo-values (S, units): root mean variance of the rows.
 
-    The variance is rescaled, because a block of k images has pseudo-values of a k-th of the variance.
+    The pseudo-value of a block of k images has 1/k of the variance of one image, so the variance is rescaled.
     """
     complete = complete_units(values)
     if complete.shape[1] < 2:
@@ -140,7 +139,7 @@ class ImageError:
     Attributes:
         squared: (...), ``squared_image_error``; NaN if unknown.
         df: degrees of freedom (``image_df``).
-        floor: lower bound of the total squared error (``image_floor``); the image part is raised to reach it.
+        floor: lower bound of the total squared error, from ``image_floor``.
     """
 
     squared: ArrayLike
@@ -149,22 +148,24 @@ class ImageError:
 
 
 def standard_error(
-    from_seeds: ArrayLike, df: ArrayLike, images: ImageError | None = None
+    from_seeds: ArrayLike, df: ArrayLike, image_error: ImageError | None = None
 ) -> tuple[Floats, Floats, Floats]:
     """Return ``(se, df, image_se)``, each (...): total, degrees of freedom, and the error from the test images.
 
     Args:
         from_seeds: (...), standard error from the seeds; NaN if unknown.
         df: (...), degrees of freedom of ``from_seeds``.
-        images: error from the test images; None if unknown.
+        image_error: error from the test images; None if unknown.
     """
     seed_variance = np.square(np.asarray(from_seeds, dtype=np.float64))
-    if images is None:
+    if image_error is None:
         return np.sqrt(seed_variance), np.asarray(df, dtype=np.float64), np.zeros_like(seed_variance)
-    image_variance = np.where(np.isnan(images.squared), 0.0, np.maximum(images.squared, images.floor - seed_variance))
+    image_variance = np.where(
+        np.isnan(image_error.squared), 0.0, np.maximum(image_error.squared, image_error.floor - seed_variance)
+    )
     return (
         np.sqrt(seed_variance + image_variance),
-        satterthwaite(seed_variance, df, image_variance, images.df),
+        satterthwaite(seed_variance, df, image_variance, image_error.df),
         np.sqrt(image_variance),
     )
 
@@ -180,8 +181,8 @@ def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, seco
     return np.where(second_term == 0, first_df, total_df)
 
 
-def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
-    """Return the constant c (...) of a finished study: it finds a true difference of c·se with this ``power``.
+def detectable_multiplier(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
+    """Return the constant c (...) so that a finished study finds a true difference of c·se with probability ``power``.
 
     A difference is found if it is significant in the right direction at Holm's first step, alpha / mechanisms,
     two-sided.
@@ -190,12 +191,12 @@ def stated_detectable(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power
 
 
 def _complete_standard_error(
-    sigma: float, seeds: ArrayLike, arms: int, images: ImageError | None
+    sigma: float, seeds: ArrayLike, arms: int, image_error: ImageError | None
 ) -> tuple[Floats, Floats, Floats]:
     """Return ``standard_error`` of a study without missing runs, for a known σ."""
     n_seeds = np.asarray(seeds)
     df = moderated_df((arms - 1) * (n_seeds - 1), n_seeds - 1)
-    return standard_error(sigma * np.sqrt(2 / n_seeds), df, images)
+    return standard_error(sigma * np.sqrt(2 / n_seeds), df, image_error)
 
 
 def planned_detectable(
@@ -206,26 +207,26 @@ def planned_detectable(
     alpha: float = 0.05,
     power: float = 0.8,
     *,
-    images: ImageError | None = None,
+    image_error: ImageError | None = None,
 ) -> float:
-    """Return the smallest true difference that a planned study finds with probability ``power``, at Holm's first step.
+    """Return the difference that a planned study finds with probability ``power`` at Holm's first step.
 
-    The difference is infinite for one seed or one arm, which cannot estimate the error.
+    The difference is infinite for one seed or one arm.
 
     Args:
-        sigma: residual SD, known from earlier runs.
-        seeds: runs of each arm.
+        sigma: residual SD.
+        seeds: number of seeds.
         arms: number of arms, baseline and controls included.
         mechanisms: size of the Holm family.
         alpha: family-wise error rate, two-sided.
         power: probability of finding the difference.
-        images: error from the test images; None ignores it.
+        image_error: error from the test images; None ignores it.
     """
     if (arms - 1) * (seeds - 1) < 1:
         return math.inf
-    se, df, _ = (float(value) for value in _complete_standard_error(sigma, seeds, arms, images))
+    se, df, _ = (float(value) for value in _complete_standard_error(sigma, seeds, arms, image_error))
     critical = float(t_quantile(1 - alpha / (2 * mechanisms), df))
-    upper = 2 * float(stated_detectable(df, mechanisms, alpha, power))  # a safe bound: the ratio is at most 1.3
+    upper = 2 * float(detectable_multiplier(df, mechanisms, alpha, power))  # bound: the ratio is at most 1.3
     return float(brentq(lambda nc: 1 - nctdtr(df, nc, critical) - power, 0, upper)) * se
 
 
@@ -233,7 +234,7 @@ def seeds_needed(
     difference: float,
     *,
     sigma: float,
-    images: ImageError | None = None,
+    image_error: ImageError | None = None,
     seeds: int,
     arms: int,
     mechanisms: int,
@@ -241,14 +242,13 @@ def seeds_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int | None:
-    """Return the smallest number of seeds above ``seeds`` that decides with probability ``power``; None beyond 100.
+    """Return the smallest number of seeds above ``seeds`` that gives a verdict with probability ``power``, or None.
 
-    A study decides if it finds the difference at Holm's first step, or puts its confidence interval inside ±margin.
-    ``difference`` and ``sigma``, the moderated SD, are treated as the true ones; ``mechanisms`` is the size of the Holm
-    family.
+    A verdict needs significance at Holm's first step or a confidence interval inside ±margin. ``difference`` and
+    ``sigma``, the moderated SD, are taken as true values; ``mechanisms`` is the size of the Holm family.
     """
     n_seeds = np.arange(max(seeds + 1, 2), MAX_SEEDS + 1)
-    se, df, _ = _complete_standard_error(sigma, n_seeds, arms, images)
+    se, df, _ = _complete_standard_error(sigma, n_seeds, arms, image_error)
     sufficient = np.flatnonzero(_decision_power(difference, se, df, mechanisms, margin, alpha) >= power)
     return int(n_seeds[sufficient[0]]) if len(sufficient) else None
 
@@ -256,25 +256,27 @@ def seeds_needed(
 def more_images_needed(
     difference: float,
     *,
-    images: ImageError | None,
+    image_error: ImageError | None,
     mechanisms: int,
     margin: float,
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> bool:
-    """Return True if no number of seeds decides with these test images; arguments as in ``seeds_needed``."""
-    if images is None:
+    """Return True if no number of seeds gives a verdict with these test images; arguments as in ``seeds_needed``."""
+    if image_error is None:
         return False
-    se, df, _ = standard_error(0.0, math.inf, images)
+    se, df, _ = standard_error(0.0, math.inf, image_error)
     return bool(_decision_power(difference, se, df, mechanisms, margin, alpha) < power)
 
 
 def _decision_power(difference: float, se: Floats, df: Floats, mechanisms: int, margin: float, alpha: float) -> Floats:
     """Return the probability of finding a true ``difference`` or of a confidence interval inside ±margin."""
-    size = abs(difference)
+    magnitude = abs(difference)
     with np.errstate(divide="ignore", invalid="ignore"):
-        find_power = 1 - nctdtr(df, size / se, t_quantile(1 - alpha / (2 * mechanisms), df))
-        # Two one-sided tests; the probability that both fail is neglected, as it is small if the power is useful.
+        find_power = 1 - nctdtr(df, magnitude / se, t_quantile(1 - alpha / (2 * mechanisms), df))
+        # Two one-sided tests; the small probability that both fail is neglected.
         critical = t_quantile(1 - alpha / 2, df)
-        equal_power = 1 - nctdtr(df, (margin - size) / se, critical) - nctdtr(df, (margin + size) / se, critical)
+        equal_power = (
+            1 - nctdtr(df, (margin - magnitude) / se, critical) - nctdtr(df, (margin + magnitude) / se, critical)
+        )
     return np.nan_to_num(np.maximum(find_power, equal_power))

@@ -1,11 +1,11 @@
 """Pseudo-values: the contribution of each resampling unit to a score.
 
-A unit is an image, or a group of images that belong together (a patient, a scene). With G units, the score s of all
-images and s₋g of all but unit g (Tukey's jackknife):
+A unit is an image, or a group of images that belong together (a patient, a scene). With G units, score s of all images
+and score s₋g of all images but those of unit g (Tukey's jackknife):
 
     pseudo-value of g = G·s − (G−1)·s₋g
 
-For a mean of per-image values these are the values.
+If the score is a mean of per-image values, these are the pseudo-values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Index = NDArray[np.int64]
 MAX_UNITS = 500
 """Number of units up to which units are left out one at a time."""
 BLOCKS = 50
-"""Number of random blocks that more units are grouped into; the variance stays right, with 49 degrees of freedom."""
+"""Number of random blocks into which more than ``MAX_UNITS`` units are grouped; the variance stays unbiased."""
 
 
 def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
@@ -46,9 +46,9 @@ def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
 
 
 def jackknife(score: Callable[[Index], float], n: int, groups: ArrayLike | None = None) -> Floats:
-    """Return the pseudo-values (units,) of any score; NaN if the score without a unit is not finite.
+    """Return the pseudo-values (units,) of any score; NaN where the score without a unit is not finite.
 
-    Beyond ``MAX_UNITS`` units, ``BLOCKS`` random blocks are left out, the same for all arms and seeds.
+    Above ``MAX_UNITS`` units, ``BLOCKS`` fixed random blocks are left out one at a time.
 
     Args:
         score: maps the ascending indices (k,) of the remaining images to their score.
@@ -56,12 +56,13 @@ def jackknife(score: Callable[[Index], float], n: int, groups: ArrayLike | None 
         groups: (n,), the group of each image, or None; units are the groups in sorted order.
     """
     unit_of_image = _units(n, groups, blocks=True)
-    units = int(unit_of_image.max()) + 1
+    n_units = int(unit_of_image.max()) + 1
     full_score = score(np.arange(n))
-    if units == 1:
+    if n_units == 1:
         return np.array([full_score])
     return _tukey(
-        full_score, np.array([score(np.flatnonzero(unit_of_image != unit)) for unit in range(units)], dtype=np.float64)
+        full_score,
+        np.array([score(np.flatnonzero(unit_of_image != unit)) for unit in range(n_units)], dtype=np.float64),
     )
 
 
@@ -72,7 +73,7 @@ def _tukey(full_score: float, scores_without: Floats) -> Floats:
 
 
 def unit_sizes(n: int, groups: ArrayLike | None = None, *, jackknifed: bool) -> Index:
-    """Return the images in each unit (units,) of ``jackknife`` if ``jackknifed``, else of ``from_values``."""
+    """Return the number of images in each unit (units,) of ``jackknife`` if ``jackknifed``, else ``from_values``."""
     return np.bincount(_units(n, groups, blocks=jackknifed))
 
 
@@ -81,16 +82,16 @@ def _units(n: int, groups: ArrayLike | None, blocks: bool = False) -> Index:
     unit_of_image = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if unit_of_image.shape != (n,):
         raise ValueError(f"groups must name the group of each of {n} images, got {unit_of_image.shape}")
-    units = int(unit_of_image.max()) + 1
-    if not blocks or units <= MAX_UNITS:
+    n_units = int(unit_of_image.max()) + 1
+    if not blocks or n_units <= MAX_UNITS:
         return unit_of_image
-    block_of_unit = np.empty(units, dtype=np.int64)
-    block_of_unit[np.random.default_rng(0).permutation(units)] = np.arange(units) % BLOCKS
+    block_of_unit = np.empty(n_units, dtype=np.int64)
+    block_of_unit[np.random.default_rng(0).permutation(n_units)] = np.arange(n_units) % BLOCKS
     return block_of_unit[unit_of_image]
 
 
 def pseudo_values(metric: Metric, rows: Rows) -> Floats:
-    """Return the pseudo-values (units,) of ``metric`` on ``rows``, whose column ``group``, if any, gives the units.
+    """Return the pseudo-values (units,) of ``metric`` on ``rows``; units are images or, if present, groups.
 
     Raises:
         KeyError: the rows lack a column that the metric needs.
@@ -105,7 +106,7 @@ def pseudo_values(metric: Metric, rows: Rows) -> Floats:
 
 
 def metric_unit_sizes(metric: Metric, rows: Rows) -> Index:
-    """Return the images in each unit (units,) of :func:`pseudo_values`."""
+    """Return the number of images in each unit (units,) of :func:`pseudo_values`."""
     return unit_sizes(count_images(rows), _groups(rows), jackknifed=metric.values is None)
 
 

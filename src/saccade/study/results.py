@@ -1,4 +1,4 @@
-"""Results of a study, from runs of saccade or scores of another trainer, with text, HTML and JSON output."""
+"""Results of a study of saccade or of another trainer's scores, with text, HTML and JSON output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ArmResult:
 
     Attributes:
         arm: the arm.
-        shares_host: True if its runs start from the host weights of the baseline.
+        shares_host: True if the host is that of the baseline.
         scores: one score per seed.
         mean: mean of the scores.
         sd: standard deviation over seeds.
@@ -61,13 +61,13 @@ class OtherMetric:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class StudyResults:
-    """Results of a study; ``print`` shows the verdicts, a notebook an HTML page.
+    """Results of a study; ``print`` shows the verdicts, and a notebook shows HTML.
 
     Attributes:
-        name: name of the study's folder, or of the file of scores.
+        name: name of the study's folder or of the score file.
         study: plan of the runs; None for scores of another trainer.
         origin: description of the score files.
-        baseline: name of the first arm, which all others are compared with.
+        baseline: name of the first arm.
         seeds: seeds in the order of the scores.
         margin: half-width of "equal", in the metric's unit.
         task: name of the task, or None.
@@ -78,10 +78,10 @@ class StudyResults:
         others: other metrics, without verdicts.
         notes: caveats to show with the verdicts.
         runs: result of each run.
-        scored: phrase for the scored epoch, such as "the last epoch".
-        advice: advice for a host that has not learnt the task.
+        scored_epoch: phrase for the epoch whose weights were scored, such as "the last epoch".
+        advice: advice if the host has not learnt the task.
         tuned: result of tuning, or None.
-        trust: code that saved networks may import besides the catalogue.
+        trust: further code that saved networks may import.
     """
 
     name: str
@@ -98,14 +98,14 @@ class StudyResults:
     others: tuple[OtherMetric, ...] = ()
     notes: tuple[StudyNote, ...]
     runs: tuple[RunResult, ...]
-    scored: str = ""
+    scored_epoch: str = ""
     advice: str = ""
     tuned: TuningResult | None = None
     trust: Trust = False
 
     @property
     def verdicts(self) -> dict[str, Difference]:
-        """Arm -> its difference to the baseline: ``results.verdicts["das"].verdict``; {} without an analysis."""
+        """Maps arm to difference, as in ``results.verdicts["das"].verdict``; {} without an analysis."""
         return {row.name: row for row in self.analysis.differences} if self.analysis else {}
 
     @property
@@ -122,7 +122,7 @@ class StudyResults:
 
     @property
     def controls(self) -> dict[str, str]:
-        """Kind of control in the study -> what it shows."""
+        """Maps each kind of control in the study to a sentence on its purpose."""
         kinds = {row.arm.control for row in self.arms}
         return {kind: control.shows for kind, control in CONTROLS.items() if kind in kinds}
 
@@ -158,10 +158,9 @@ class StudyResults:
         return file
 
     def scores(self, path: str | Path) -> Path:
-        """Write the scores of the runs as the CSV that ``saccade.judge`` reads; return its path.
+        """Write the scores of the runs as a CSV that ``saccade.judge`` reads; return its path.
 
-        There is one row per arm, seed and test image, or one per arm and seed if the score is not a mean of per-image
-        values.
+        The CSV has one row per arm, seed and test image, or per arm and seed if the score is no mean over images.
 
         Raises:
             UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
@@ -171,10 +170,10 @@ class StudyResults:
         return write_scores(self, Path(path))
 
     def cases(self, folder: str | Path) -> list[Path]:
-        """Write one CSV per seed for Claims Reloaded, with a row per image and a column per arm; return the paths.
+        """Write one CSV per seed for Claims Reloaded (arXiv:2505.04720); return the paths.
 
         Raises:
-            UserError: the scores do not have this form; see ``study.scores.exporting.write_cases``.
+            UserError: the scores cannot be written in this form; see ``study.scores.exporting.write_cases``.
         """
         from saccade.study.scores.exporting import write_cases
 

@@ -21,7 +21,7 @@ _SHARED_ENVIRONMENT = ("device", "accelerator", "cpu", "python", "packages")
 _MAX_SITES = 6
 """Largest number of sites named in a note."""
 _PARAMETER_TOLERANCE = 0.1
-"""Relative difference of added parameters between a mechanism and its control ``extra`` that needs no note."""
+"""Relative difference in added parameters of a mechanism and its control ``extra`` up to which no note is given."""
 
 Status = Literal["done", "diverged", "failed", "missing"]
 
@@ -40,7 +40,7 @@ class RunResult:
         seconds: duration of the training in seconds.
         parameters: number of parameters.
         reason: reason for divergence or failure.
-        constant: site of a plug that does the same for every test image -> ``gate`` or ``context``.
+        constant: site -> ``gate`` or ``context``, for plugs whose output of that kind ignores the image.
         chosen: True if the scored epoch was chosen on validation images.
     """
 
@@ -63,7 +63,7 @@ class StudyNote:
 
     Attributes:
         kind: ``caveat``, ``hosts``, ``settings``, ``parameters``, ``unscored``, ``constant``, ``images``,
-            ``surroundings``, ``analysis`` or ``tuning``.
+            ``environment``, ``analysis`` or ``tuning``.
         text: one or two sentences.
     """
 
@@ -75,7 +75,7 @@ def study_notes(
     study: Study,
     parameters: Mapping[str, int | None],
     runs: Sequence[RunResult],
-    finished: Mapping[tuple[str, int], Mapping[str, Any]],
+    done_records: Mapping[tuple[str, int], Mapping[str, Any]],
 ) -> list[StudyNote]:
     """Return the notes on the data, the arms and the runs.
 
@@ -83,11 +83,11 @@ def study_notes(
         study: the study.
         parameters: arm -> number of parameters.
         runs: results of all runs.
-        finished: (arm, seed) -> content of ``done.json``.
+        done_records: (arm, seed) -> content of ``done.json``.
     """
     notes = [StudyNote("caveat", text) for text in _caveat_notes(study)]
     notes += [StudyNote("hosts", text) for text in _host_notes(study)]
-    notes += [StudyNote("hosts", text) for text in _recorded_host_notes(finished)]
+    notes += [StudyNote("hosts", text) for text in _recorded_host_notes(done_records)]
     notes += [StudyNote("settings", text) for text in _setting_notes(study)]
     notes += [StudyNote("parameters", text) for text in _parameter_notes(study, parameters)]
     for arm in study.arms:
@@ -101,12 +101,12 @@ def study_notes(
         notes += [StudyNote("constant", text) for text in _constant_notes(arm.name, arm_runs)]
     if study.base.data.score_on == "val":
         notes.append(StudyNote("images", "All runs were scored on validation images, not on the test images."))
-    done = list(finished.values())  # all runs used the same images, so the first recorded values hold for all
-    if phrase := describe_left_out(next((values["left_out"] for values in done if "left_out" in values), {})):
+    records = list(done_records.values())  # all runs have the same images
+    if phrase := describe_left_out(next((values["left_out"] for values in records if "left_out" in values), {})):
         notes.append(StudyNote("images", f"The images of all runs: {phrase}."))
-    cautions: list[str] = next((values["cautions"] for values in done if "cautions" in values), [])
+    cautions: list[str] = next((values["cautions"] for values in records if "cautions" in values), [])
     notes += [StudyNote("images", text) for text in cautions]
-    return notes + [StudyNote("surroundings", text) for text in _environment_notes(study)]
+    return notes + [StudyNote("environment", text) for text in _environment_notes(study)]
 
 
 def _caveat_notes(study: Study) -> list[str]:
@@ -119,23 +119,23 @@ def _caveat_notes(study: Study) -> list[str]:
 
 
 def _host_notes(study: Study) -> list[str]:
-    """Return a note on arms whose host weights differ from the baseline's."""
+    """Return a note on arms whose host differs from the baseline's."""
     names = [arm.name for arm in study.arms if not arm.shares_host(study.base)]
     if not names:
         return []
     return [
-        f"{_join_names(names)}: another host than {BASELINE}. Runs of one seed share the order of the data and the "
-        "augmentation, not the first weights of the host."
+        f"{_join_names(names)}: the host differs from that of {BASELINE!r}. Runs of one seed share the order of the "
+        "data and the augmentation, not the initial weights of the host."
     ]
 
 
-def _recorded_host_notes(finished: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
+def _recorded_host_notes(done_records: Mapping[tuple[str, int], Mapping[str, Any]]) -> list[str]:
     """Return the notes that runs recorded on their hosts, such as frozen layers."""
     finished_seeds: dict[str, list[int]] = {}
     seeds_by_note: dict[str, dict[str, list[int]]] = {}
-    for (arm, seed), done in finished.items():
+    for (arm, seed), record in done_records.items():
         finished_seeds.setdefault(arm, []).append(seed)
-        for text in done.get("notes", []):
+        for text in record.get("notes", []):
             seeds_by_note.setdefault(text, {}).setdefault(arm, []).append(seed)
     notes = []
     for text, seeds_by_arm in seeds_by_note.items():
@@ -145,7 +145,9 @@ def _recorded_host_notes(finished: Mapping[tuple[str, int], Mapping[str, Any]]) 
         ]
         warning = ""
         if names != list(seeds_by_arm):
-            warning = " Their other runs, of an earlier version, cannot be compared with these."
+            warning = (
+                " The other runs of these arms cannot be compared with them: an earlier version of saccade made them."
+            )
         notes.append(text if seeds_by_arm == finished_seeds else f"{_join_names(names)}: {text}{warning}")
     return notes
 
@@ -159,14 +161,14 @@ def _setting_notes(study: Study) -> list[str]:
         return section in ("data", "training") and base[section].get(name) != value
 
     return [
-        f"{arm.name} differs from {BASELINE} in {_join_names(keys)} too."
+        f"{arm.name} also differs from {BASELINE!r} in {_join_names(keys)}."
         for arm in study.arms
         if (keys := [key for key, value in arm.settings.items() if differs(key, value)])
     ]
 
 
 def _parameter_notes(study: Study, parameters: Mapping[str, int | None]) -> list[str]:
-    """Return notes on ``extra`` controls that add another number of parameters than their mechanism."""
+    """Return notes on ``extra`` controls that add far more or fewer parameters than their mechanism."""
     notes = []
     for arm in study.arms:
         mechanism = arm.name.removeprefix("extra for ")
@@ -181,7 +183,7 @@ def _parameter_notes(study: Study, parameters: Mapping[str, int | None]) -> list
         if abs(added_by_control - added_by_mechanism) > _PARAMETER_TOLERANCE * added_by_mechanism:
             notes.append(
                 f"{arm.name}: it adds {added_by_control:,} parameters where {arm.mechanism} adds "
-                f"{added_by_mechanism:,}; a plain bottleneck of at least one unit per site cannot come closer."
+                f"{added_by_mechanism:,}; its width, at least 1 at each site, allows no closer number."
             )
     return notes
 

@@ -1,4 +1,4 @@
-"""Training of a study's runs, one after another in one process."""
+"""Training of one run of a study in a process that trains several runs."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
 """Statistical analysis of a study: each arm against the baseline, with a confidence interval and a verdict.
 
-* A positive difference is better. Differences are in the metric's unit, or "points" for "%".
+* A positive difference is better.
 * Confidence intervals have level 1 - alpha, uncorrected; p is corrected by Holm over the mechanisms, not the controls.
-* The squared standard error is the sum of two variance components, of seeds (``blocks``) and of test images
-  (``precision``), with Satterthwaite degrees of freedom.
-* *helps*, *hurts*: Holm's p < alpha. *equal*: otherwise, if the confidence interval lies inside ±margin. *not decided*:
-  otherwise. None if the baseline is within noise of the trivial predictor.
-* A run without a finite score is left out. With one seed, all is "not decided".
-* If all residuals are zero and there are no ``values``, equal scores are "equal"; other errors are unknown.
+* The squared standard error is the sum of the variance components of seeds and of test images (``precision``).
+* The verdict is "helps" or "hurts" if Holm's p < alpha, else "equal" if the confidence interval lies inside ±margin,
+  else "not decided". It is None if the baseline is within noise of the trivial predictor.
+* A run without a finite score is left out. With one seed, every verdict is "not decided".
+* If all residuals are zero and ``values`` is None, arms with equal scores are "equal"; other differences are untested.
 """
 
 from __future__ import annotations
@@ -24,11 +23,12 @@ from saccade.errors import UserError, did_you_mean
 from saccade.metrics.metric import Metric
 from saccade.study import notes
 from saccade.study.blocks import Design, Fit, Verdict, compute_verdicts, fit
-from saccade.study.diagnostics import largest_residual, seed_sd, widest_arm
+from saccade.study.diagnostics import largest_residual, most_variable_arm, seed_sd
 from saccade.study.findings import Analysis, ArmScores, ConfidenceInterval, Difference, with_unit
 from saccade.study.precision import (
     ImageError,
     complete_units,
+    detectable_multiplier,
     image_df,
     image_floor,
     image_sd,
@@ -36,7 +36,6 @@ from saccade.study.precision import (
     seeds_needed,
     squared_image_error_of,
     standard_error,
-    stated_detectable,
 )
 
 __all__ = [
@@ -57,10 +56,10 @@ the error from the test images, from each image's or group's contribution. Diffe
 uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
 correction over the mechanisms; controls are not corrected. "Equal": the interval lies inside the margin. A \
 difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false verdicts \
-with one mechanism at three seeds; too narrow intervals if one arm varies twice as much as the others, and for \
-AUROC with 14 positives in nine groups."""
+with one mechanism at three seeds; intervals are too narrow if one arm varies twice as much as the others, \
+and for AUROC with few positives (14 in nine groups)."""
 METHOD = f"""\
-All arms share the seeds; a seed fixes a host's first weights, data order and augmentation. The last epoch, or one \
+All arms share the seeds; a seed fixes a host's initial weights, data order and augmentation. The last epoch, or one \
 chosen on validation images, is scored. {_MODEL} Failed runs are left out. Conclusions hold for this host, recipe \
 and similar images."""
 """Description of the method, for the report of a study."""
@@ -83,7 +82,7 @@ def intervals(
     sizes: Sequence[int] | None = None,
     alpha: float = 0.05,
 ) -> tuple[ConfidenceInterval, ...]:
-    """Return the differences without verdicts, for a further metric; arguments and errors as in ``analyse``."""
+    """Return differences without verdicts, for another metric; arguments and errors as in ``analyse``."""
     analysis = analyse(scores, metric=metric, values=values, baseline=baseline, sizes=sizes, alpha=alpha)
     names = [field.name for field in fields(ConfidenceInterval)]
     return tuple(ConfidenceInterval(**{name: getattr(row, name) for name in names}) for row in analysis.differences)
@@ -96,7 +95,7 @@ def analyse(
     values: Mapping[str, Floats] | None = None,
     baseline: str = "none",
     controls: Collection[str] = frozenset(),
-    reference: tuple[str, float] | None = None,
+    trivial: tuple[str, float] | None = None,
     margin: float | None = None,
     alpha: float = 0.05,
     seeds: Sequence[int] | None = None,
@@ -105,32 +104,30 @@ def analyse(
     """Compare every arm with the baseline in one block design.
 
     Args:
-        scores: arm -> one score per seed, in the metric's unit, the same seeds for all; NaN, None or infinite without a
-            score.
+        scores: arm -> one score per seed, in the metric's unit, the same seeds for all; NaN, None or infinity marks
+            a run without a score.
         metric: metric of the scores.
-        values: arm -> pseudo-values (seeds, units) of its scores, the same units for all; without them only the error
-            from the seeds is used. Runs that are all NaN are left out, and units that are NaN in either arm.
+        values: arm -> pseudo-values (seeds, units), the same units for all; None ignores the error of test images.
+            Runs that are all NaN and units that are NaN in either arm are left out.
         baseline: arm that the others are compared with.
-        controls: arms outside the Holm family. To compare a mechanism with its control, make the control the baseline
-            and list all other arms here.
-        reference: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v): s²
-            the variance of its S scores, v the ``squared_image_error`` of its pseudo-values.
-        margin: half-width of "equal"; None is the metric's own.
+        controls: arms outside the Holm family.
+        trivial: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v), with
+            s² the variance of its S scores and v the ``squared_image_error`` of its pseudo-values.
+        margin: half-width of "equal"; None uses the metric's default.
         alpha: family-wise error rate.
-        seeds: seeds of the columns, for messages; None is 0, 1, …
-        sizes: (units,), images in each unit; None if each unit is one image.
+        seeds: seed numbers for messages, in the order of the scores; None uses 0, 1, …
+        sizes: (units,), number of images in each unit; None if each unit is one image.
 
     Raises:
-        UserError: an arm is unknown, the margin or alpha is out of range, or arms have different numbers of seeds or
-            units.
+        UserError: an arm is unknown, margin or alpha is out of range, or arms differ in seeds or units.
     """
     margin = metric.margin if margin is None else margin
     unit = metric.difference_unit
     names, raw_scores = _score_table(scores, baseline, margin, alpha, unit)
     oriented_scores = raw_scores if metric.higher_is_better else -raw_scores
-    labels = tuple(range(oriented_scores.shape[1])) if seeds is None else tuple(int(seed) for seed in seeds)
-    if len(labels) != oriented_scores.shape[1]:
-        raise UserError(f"{len(labels)} seeds are named, but every arm has {oriented_scores.shape[1]} scores")
+    seed_numbers = tuple(range(oriented_scores.shape[1])) if seeds is None else tuple(int(seed) for seed in seeds)
+    if len(seed_numbers) != oriented_scores.shape[1]:
+        raise UserError(f"{len(seed_numbers)} seeds are named, but every arm has {oriented_scores.shape[1]} scores")
     for name in sorted({*controls, *(values or {})} - set(names)):
         raise UserError(f"'{name}' is not an arm of this study.{did_you_mean(name, names)}")
     pseudo_values, unit_sizes = _pseudo_values(values or {}, oriented_scores.shape[1], sizes)
@@ -154,10 +151,10 @@ def analyse(
         seed_sd=None,
         largest_residual=None,
         largest_residual_at=None,
-        seeds=labels,
+        seeds=seed_numbers,
         images=images,
         first_look=len(used_seeds) <= notes.FEW_SEEDS,
-        notes=tuple(notes.seed_notes(names, present, labels)),
+        notes=tuple(notes.seed_notes(names, present, seed_numbers)),
     )
     if not present[0].any():
         reason = f"No run of {baseline} has a score."
@@ -168,7 +165,7 @@ def analyse(
     design = Design.from_present(present[np.ix_(arms, used_seeds)])
     fitted = fit(present_scores, design)
     unit_differences = [_unit_differences(pseudo_values, names[a], baseline, present[a] & present[0]) for a in arms[1:]]
-    baseline_values = pseudo_values.get(baseline, np.empty((len(labels), 0)))[present[0]]
+    baseline_values = pseudo_values.get(baseline, np.empty((len(seed_numbers), 0)))[present[0]]
     squared_errors = np.array([squared_image_error_of(d) for d in unit_differences])
     image_error = None
     if images:
@@ -184,17 +181,17 @@ def analyse(
         df=design.df,
         seed_sd=seed_sd(present_scores, design, _none_if_nan(fitted.sigma)),
         largest_residual=largest,
-        largest_residual_at=None if index is None else (names[arms[index[0]]], labels[used_seeds[index[1]]]),
+        largest_residual_at=None if index is None else (names[arms[index[0]]], seed_numbers[used_seeds[index[1]]]),
     )
-    fit_notes = notes.fit_notes(analysis, is_outlier)
-    if n_lost := max((d.shape[1] - complete_units(d).shape[1] for d in unit_differences), default=0):
-        fit_notes.append(notes.lost_units_note(n_lost, len(unit_sizes)))
-    if (widest := widest_arm(present_scores, design)) is not None:
-        fit_notes.append(notes.widest_arm_note(analysis, names[arms[widest[0]]], widest[1]))
-    analysis = replace(analysis, notes=(*analysis.notes, *fit_notes))
-    if reference is None:
+    new_notes = notes.fit_notes(analysis, is_outlier)
+    if n_undefined := max((d.shape[1] - complete_units(d).shape[1] for d in unit_differences), default=0):
+        new_notes.append(notes.undefined_units_note(n_undefined, len(unit_sizes)))
+    if (most_variable := most_variable_arm(present_scores, design)) is not None:
+        new_notes.append(notes.variable_arm_note(analysis, names[arms[most_variable[0]]], most_variable[1]))
+    analysis = replace(analysis, notes=(*analysis.notes, *new_notes))
+    if trivial is None:
         return analysis
-    return _withhold_if_not_learnt(analysis, oriented_scores[0], baseline_values, reference, metric)
+    return _withhold_if_not_learnt(analysis, oriented_scores[0], baseline_values, trivial, metric)
 
 
 def _score_table(scores: Scores, baseline: str, margin: float, alpha: float, unit: str) -> tuple[list[str], Floats]:
@@ -221,7 +218,7 @@ def _score_table(scores: Scores, baseline: str, margin: float, alpha: float, uni
 def _pseudo_values(
     values: Mapping[str, Floats], seeds: int, sizes: Sequence[int] | None
 ) -> tuple[dict[str, Floats], NDArray[np.int64]]:
-    """Return the pseudo-values (S, units) by arm, after checking their shapes, and the images in each unit (units,)."""
+    """Check and return the pseudo-values (S, units) by arm, and the number of images per unit."""
     pseudo_values = {name: np.asarray(rows, dtype=np.float64) for name, rows in values.items()}
     units = {rows.shape[-1] for rows in pseudo_values.values()} | (set() if sizes is None else {len(sizes)})
     for name, rows in pseudo_values.items():
@@ -244,19 +241,20 @@ def _image_floor_of(baseline_values: Floats, images: int, metric: Metric) -> flo
 
 
 def _withhold_if_not_learnt(
-    analysis: Analysis, scores: Floats, baseline_values: Floats, reference: tuple[str, float], metric: Metric
+    analysis: Analysis, scores: Floats, baseline_values: Floats, trivial: tuple[str, float], metric: Metric
 ) -> Analysis:
     """Remove the verdicts if the baseline's oriented ``scores`` are within noise of the trivial predictor."""
-    name, trivial = reference
+    name, trivial_score = trivial
     present_scores = scores[np.isfinite(scores)]
     sign = 1 if metric.higher_is_better else -1
     from_seeds = present_scores.var(ddof=1) / len(present_scores) if len(present_scores) > 1 else 0.0
     noise = 2 * math.sqrt(from_seeds + np.nan_to_num(squared_image_error_of(baseline_values)))
-    if present_scores.mean() - sign * trivial > noise:
+    if present_scores.mean() - sign * trivial_score > noise:
         return analysis
     rows = tuple(replace(row, verdict=None, seeds_needed=None, images_needed=False) for row in analysis.differences)
     mean, trivial_text, noise_text = (
-        with_unit(f"{value:.{metric.digits}f}", metric.unit) for value in (sign * present_scores.mean(), trivial, noise)
+        with_unit(f"{value:.{metric.digits}f}", metric.unit)
+        for value in (sign * present_scores.mean(), trivial_score, noise)
     )
     return replace(
         analysis,
@@ -268,7 +266,7 @@ def _withhold_if_not_learnt(
 def _empty_difference(
     name: str, baseline: str, raw: Floats, is_control: bool, margin: float, alpha: float, metric: Metric
 ) -> Difference:
-    """Return a difference without estimates; only ``raw`` is filled in."""
+    """Return a difference without estimates, with the paired differences ``raw``."""
     paired_differences = raw[np.isfinite(raw)]
     return Difference(
         name=name,
@@ -299,13 +297,15 @@ def _empty_difference(
     )
 
 
-def _add_tests(rows: Sequence[Difference], design: Design, fitted: Fit, images: ImageError | None) -> list[Difference]:
+def _add_tests(
+    rows: Sequence[Difference], design: Design, fitted: Fit, image_error: ImageError | None
+) -> list[Difference]:
     """Return the rows of the arms that have scores, with estimates and tests."""
     if not rows:
         return []
     margin, alpha = rows[0].margin, rows[0].alpha
     estimates, from_seeds = fitted.differences[1:], fitted.se[1:]
-    se, df, image_se = standard_error(from_seeds, design.difference_df[1:], images)
+    se, df, image_se = standard_error(from_seeds, design.difference_df[1:], image_error)
     family = np.array([not row.is_control for row in rows])
     tests = compute_verdicts(estimates, se, df, family=family, margin=margin, alpha=alpha)
     mechanisms = int((family & ~np.isnan(tests.p)).sum())
@@ -320,16 +320,16 @@ def _add_tests(rows: Sequence[Difference], design: Design, fitted: Fit, images: 
         comparisons = 1 if row.is_control else mechanisms
         n_seeds, too_few_images = None, False
         if verdicts[i] == "not decided":
-            common: dict[str, Any] = {
-                "images": _image_error_of(images, i),
+            common_arguments: dict[str, Any] = {
+                "image_error": _image_error_of(image_error, i),
                 "mechanisms": comparisons,
                 "margin": margin,
                 "alpha": alpha,
             }
             n_seeds = seeds_needed(
-                float(estimates[i]), sigma=float(fitted.moderated_sd[1 + i]), seeds=seeds, arms=arms, **common
+                float(estimates[i]), sigma=float(fitted.moderated_sd[1 + i]), seeds=seeds, arms=arms, **common_arguments
             )
-            too_few_images = n_seeds is None and more_images_needed(float(estimates[i]), **common)
+            too_few_images = n_seeds is None and more_images_needed(float(estimates[i]), **common_arguments)
         tested.append(
             replace(
                 row,
@@ -343,7 +343,7 @@ def _add_tests(rows: Sequence[Difference], design: Design, fitted: Fit, images: 
                 p=float(tests.p[i]),
                 p_holm=float(tests.p_holm[i]),
                 verdict=verdicts[i],
-                detectable=float(se[i] * stated_detectable(df[i], comparisons, alpha)),
+                detectable=float(se[i] * detectable_multiplier(df[i], comparisons, alpha)),
                 seeds_needed=n_seeds,
                 images_needed=too_few_images,
                 comparisons=comparisons,
@@ -353,15 +353,15 @@ def _add_tests(rows: Sequence[Difference], design: Design, fitted: Fit, images: 
     return tested
 
 
-def _image_error_of(images: ImageError | None, index: int) -> ImageError | None:
+def _image_error_of(image_error: ImageError | None, index: int) -> ImageError | None:
     """Return the image error of difference number ``index``, or None if it is unknown."""
-    squared = math.nan if images is None else np.asarray(images.squared)[index]
-    return None if images is None or math.isnan(squared) else replace(images, squared=squared)
+    squared = math.nan if image_error is None else np.asarray(image_error.squared)[index]
+    return None if image_error is None or math.isnan(squared) else replace(image_error, squared=squared)
 
 
 def _untested_reason(row: Difference, estimate: float | None, design: Design) -> str:
     if estimate is None:
-        return f"It shares no seed with {row.baseline}, not even through other arms."
+        return f"No chain of shared seeds connects this arm with the baseline {row.baseline}."
     if design.present.shape[1] < 2:
         return "One seed does not measure the variation between runs: use two or more."
     if design.df == 0:

@@ -1,9 +1,8 @@
 """Equal tuning: every arm of a study chooses its settings on validation images with the same number of runs.
 
 The tuning runs form a second study, in ``<study>/tuning``: every arm with every value of the grid. Every arm chooses
-anew for each judged seed, from that seed's tuning runs, so the randomness of the choice is part of the variance
-component of seeds. With one choice for all seeds, equal arms that happened to choose differently would differ at every
-seed (``benchmarks/simulated_tuning.py``).
+anew for each judged seed, from the tuning runs of that seed, so the randomness of the choice is part of the variance
+component of seeds. See ``benchmarks/simulated_tuning.py``.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ training images and scored on the test images, which no tuning run has scored.""
 
 @dataclass(frozen=True)
 class Tuning:
-    """Plan of tuning: a study, the settings that each arm chooses from, and the number of tuning runs.
+    """Plan of tuning.
 
     Attributes:
         study: judged study, with its arms before tuning.
         grid: settings to try, all with the same keys; sorted if all values are numbers.
-        repeats: tuning runs of each arm and value for each judged seed.
+        repeats: number of tuning runs per arm, value and judged seed.
     """
 
     study: Study
@@ -85,14 +84,14 @@ class Tuning:
 
     @property
     def default_index(self) -> int:
-        """Index in the grid that wins a tie: that of the recipe's own values, else 0."""
+        """Grid index of the recipe's own values, else 0; preferred in a tie."""
         is_default = [self.study.base.with_overrides(values) == self.study.base for values in self.grid]
         return is_default.index(True) if True in is_default else 0
 
     @property
-    def trials(self) -> Study:
+    def tuning_study(self) -> Study:
         """Study of the tuning runs; arms with the default values keep their names."""
-        arms = [self._trial_arm(arm, n) for n in self._default_first for arm in self.study.arms]
+        arms = [self._tuning_arm(arm, n) for n in self._default_first for arm in self.study.arms]
         base = self.study.base.with_overrides({**self.grid[self.default_index], "data.score_on": "val"})
         seeds = [seed for judged in self.study.seeds for seed in self.seeds(judged)]
         return Study(base, tuple(arms), tuple(seeds), self.study.folder / TUNING)
@@ -103,15 +102,17 @@ class Tuning:
         return range(first, first + self.repeats)
 
     def runs(self) -> list[Run]:
-        """Return the tuning runs; once begun, those stored in their folder.
+        """Return the tuning runs; once they have begun, the stored ones.
 
         Raises:
             UserError: the stored ``study.toml`` is damaged.
         """
-        trials = self.trials
-        return (Study.open(trials.folder) if (trials.folder / "study.toml").exists() else trials).runs()
+        tuning_study = self.tuning_study
+        return (
+            Study.open(tuning_study.folder) if (tuning_study.folder / "study.toml").exists() else tuning_study
+        ).runs()
 
-    def claim(self) -> bool:
+    def check_folder(self) -> bool:
         """Return True if tuning has begun in the folder, False if the folder is free.
 
         Raises:
@@ -123,10 +124,10 @@ class Tuning:
             if not all(stored.values()):
                 raise UserError(f"{folder} holds a study that is not tuned; name another folder with --out")
             arms = tuple(replace(arm, by_seed=stored.get(arm.name, {})) for arm in self.study.arms)
-            replace(self.study, arms=arms).claim()
+            replace(self.study, arms=arms).check_folder()
         elif not (folder / TUNING / "study.toml").exists():
-            self.study.claim()
-        return self.trials.claim()
+            self.study.check_folder()
+        return self.tuning_study.check_folder()
 
     def tuned_study(self) -> Study:
         """Return the study with the settings that its arms chose.
@@ -137,9 +138,9 @@ class Tuning:
         choices = {arm.name: arm for arm in self.choices()}
         arms = []
         for arm in self.study.arms:
-            picks = zip(self.study.seeds, choices[arm.name].picks, strict=True)
-            arms.append(replace(arm, by_seed={seed: dict(self.grid[pick]) for seed, pick in picks}))
-        study, decided = replace(self.study, arms=tuple(arms)), Study.open(self.trials.folder).decided
+            chosen_indices = zip(self.study.seeds, choices[arm.name].chosen_indices, strict=True)
+            arms.append(replace(arm, by_seed={seed: dict(self.grid[pick]) for seed, pick in chosen_indices}))
+        study, decided = replace(self.study, arms=tuple(arms)), Study.open(self.tuning_study.folder).decided
         return study.decide(decided) if decided and study.undecided() else study
 
     def choices(self) -> tuple[ArmTuning, ...]:
@@ -160,7 +161,7 @@ class Tuning:
         """Indices of the grid, the default first."""
         return [self.default_index, *(index for index in range(len(self.grid)) if index != self.default_index)]
 
-    def _trial_arm(self, arm: Arm, index: int) -> Arm:
+    def _tuning_arm(self, arm: Arm, index: int) -> Arm:
         """Return the tuning arm of ``arm`` with the settings at ``index`` of the grid."""
         settings = self.grid[index]
         name = arm.name if index == self.default_index else f"{arm.name}, {label(settings)}"
@@ -170,13 +171,13 @@ class Tuning:
         """Return the scores (values, tuning seeds) by arm, None for a diverged run, and their metric."""
         from saccade import tasks  # imported late, because it imports torch
 
-        trials = self.trials
-        results_by_run = {(run.arm.name, run.seed): run.finished for run in self.runs()}
-        expected = [(arm.name, seed) for seed in trials.seeds for arm in trials.arms]
+        tuning_study = self.tuning_study
+        results_by_run = {(run.arm.name, run.seed): run.done_record for run in self.runs()}
+        expected = [(arm.name, seed) for seed in tuning_study.seeds for arm in tuning_study.arms]
         if missing := [key for key in expected if results_by_run.get(key) is None]:
             name, seed = missing[0]
             raise UserError(
-                f"{trials.folder}: {len(missing)} of {len(expected)} tuning runs are not finished, the first is "
+                f"{tuning_study.folder}: {len(missing)} of {len(expected)} tuning runs are not finished, the first is "
                 f"{name}, seed {seed}; give the same command again"
             )
         results = {key: result for key, result in results_by_run.items() if result is not None}
@@ -185,7 +186,7 @@ class Tuning:
         if len(measured_by) > 1 or not measured_by <= metrics.keys():
             pairs = " and ".join(f"{task} by {metric}" for task, metric in sorted(measured_by))
             raise UserError(
-                f"{trials.folder}: the tuning runs were scored on {pairs}; remove that folder and tune again"
+                f"{tuning_study.folder}: the tuning runs were scored on {pairs}; remove that folder and tune again"
             )
         metric = metrics[measured_by.pop()]
 
@@ -195,7 +196,7 @@ class Tuning:
 
         scores = {
             arm.name: tuple(
-                tuple(score(self._trial_arm(arm, index), seed) for seed in trials.seeds)
+                tuple(score(self._tuning_arm(arm, index), seed) for seed in tuning_study.seeds)
                 for index in range(len(self.grid))
             )
             for arm in self.study.arms
@@ -203,9 +204,9 @@ class Tuning:
         return scores, metric
 
     def _choose(self, scores: Sequence[Sequence[float | None]], seed_index: int, metric: Metric) -> int:
-        """Return the grid index with the best mean over the tuning runs of the judged seed at ``seed_index``.
+        """Return the grid index with the best mean score over the tuning runs of the judged seed at ``seed_index``.
 
-        Values with a diverged run are skipped. In a tie, or without a value left, the default is chosen.
+        Values with a diverged run are skipped. The default is chosen in a tie or if every value is skipped.
         """
         best_mean, best_index = -math.inf, self.default_index
         for index in self._default_first:
@@ -226,12 +227,12 @@ class ArmTuning:
     Attributes:
         name: name of the arm.
         scores: (values, tuning seeds), on validation images; None for a diverged run.
-        picks: chosen grid index for each judged seed.
+        chosen_indices: chosen grid index for each judged seed.
     """
 
     name: str
     scores: tuple[tuple[float | None, ...], ...]
-    picks: tuple[int, ...]
+    chosen_indices: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,10 @@ class TuningResult:
     @property
     def runs_per_arm(self) -> int:
         """Number of tuning runs of each arm, the same for all."""
-        return len(self.tuning.trials.seeds) * len(self.tuning.grid)
+        return len(self.tuning.tuning_study.seeds) * len(self.tuning.grid)
 
     def budget(self) -> str:
-        """Return a sentence on the values tried and the number of tuning runs."""
+        """Return a sentence on the values and the number of tuning runs."""
         tried = ", ".join(label(values) for values in self.tuning.grid)
         return (
             f"Every arm chose among {tried} by {self.runs_per_arm} tuning runs on validation images, "
@@ -260,7 +261,7 @@ class TuningResult:
         )
 
     def divergence_notes(self) -> list[str]:
-        """Return a sentence for each arm that diverged with every value at some seed."""
+        """Return a note for each arm with seeds at which every value diverged."""
         seeds, repeats = self.tuning.study.seeds, self.tuning.repeats
         default_label = label(self.tuning.grid[self.tuning.default_index])
         notes = []
@@ -277,15 +278,17 @@ class TuningResult:
                 )
         return notes
 
-    def edge_notes(self) -> list[str]:
-        """Return a sentence for each lowest or highest value that an arm chose for most seeds."""
+    def grid_edge_notes(self) -> list[str]:
+        """Return a note for each lowest or highest value of the grid that arms chose for most seeds."""
         notes = []
         for key in self.tuning.keys:
             tried = [values[key] for values in self.tuning.grid]
             if not all(_is_number(value) for value in tried) or min(tried) == max(tried):
                 continue
             for extreme, adjective, comparative in ((min(tried), "lowest", "lower"), (max(tried), "highest", "higher")):
-                if names := [arm.name for arm in self.arms if 2 * self._n_chosen(arm, key, extreme) > len(arm.picks)]:
+                if names := [
+                    arm.name for arm in self.arms if 2 * self._n_chosen(arm, key, extreme) > len(arm.chosen_indices)
+                ]:
                     notes.append(
                         f"{key} = {extreme:g}, the {adjective} value tried, was chosen for most seeds by "
                         f"{', '.join(names)}; a {comparative} one may be better."
@@ -293,24 +296,25 @@ class TuningResult:
         return notes
 
     def _n_chosen(self, arm: ArmTuning, key: str, value: Any) -> int:
-        return sum(self.tuning.grid[pick][key] == value for pick in arm.picks)
+        return sum(self.tuning.grid[pick][key] == value for pick in arm.chosen_indices)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists, strings, numbers and None."""
         seeds, grid = self.tuning.study.seeds, self.tuning.grid
         return {
             "keys": list(self.tuning.keys),
+            # Names of earlier versions.
             "ladder": [dict(values) for values in grid],
             "runs_of_each_arm": self.runs_per_arm,
             "seeds": {str(seed): list(self.tuning.seeds(seed)) for seed in seeds},
             "arms": {
                 arm.name: {
                     "scores": [list(scores) for scores in arm.scores],
-                    "chosen": {str(seed): dict(grid[n]) for seed, n in zip(seeds, arm.picks, strict=True)},
+                    "chosen": {str(seed): dict(grid[n]) for seed, n in zip(seeds, arm.chosen_indices, strict=True)},
                 }
                 for arm in self.arms
             },
-            "edges": self.edge_notes(),
+            "edges": self.grid_edge_notes(),
         }
 
 
@@ -322,22 +326,22 @@ def read_tuning(study: Study) -> TuningResult | None:
     """
     if not all(arm.by_seed for arm in study.arms) or not (study.folder / TUNING / "study.toml").exists():
         return None
-    trials = Study.open(study.folder / TUNING)
+    tuning_study = Study.open(study.folder / TUNING)
     keys = list(next(iter(study.arms[0].by_seed.values())))
-    recipes = [arm.recipe(trials.base, 0) for arm in trials.arms]
+    recipes = [arm.recipe(tuning_study.base, 0) for arm in tuning_study.arms]
     grid: list[Settings] = []
     for recipe in recipes:
         if (values := values_of(recipe, keys)) not in grid:
             grid.append(values)
     untuned = replace(study, arms=tuple(arm.untuned for arm in study.arms))
-    tuning = Tuning(untuned, tuple(grid), max(1, len(trials.seeds) // len(study.seeds)))
+    tuning = Tuning(untuned, tuple(grid), max(1, len(tuning_study.seeds) // len(study.seeds)))
     index_of = {label(values): n for n, values in enumerate(tuning.grid)}
     arms = []
     for arm, arm_tuning in zip(study.arms, tuning.choices(), strict=True):
-        picks = [index_of.get(label(arm.by_seed.get(seed, {}))) for seed in study.seeds]
-        if None in picks:
+        chosen_indices = [index_of.get(label(arm.by_seed.get(seed, {}))) for seed in study.seeds]
+        if None in chosen_indices:
             raise UserError(f"{study.folder}: the arm {arm.name!r} has settings that its tuning runs do not have")
-        arms.append(replace(arm_tuning, picks=tuple(pick for pick in picks if pick is not None)))
+        arms.append(replace(arm_tuning, chosen_indices=tuple(pick for pick in chosen_indices if pick is not None)))
     return TuningResult(tuning, tuple(arms))
 
 

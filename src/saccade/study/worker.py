@@ -1,7 +1,7 @@
 """Worker process: executes calls one at a time, received through a pipe (local engine) or as a Ray actor.
 
 A call is the dotted name of a function (``package.module:function``) and its arguments. The function is also passed
-``notify``; its events are sent back before the result.
+``notify``; events passed to ``notify`` are sent back before the result.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 def serve(pipe: Connection, threads: int, preload: str | None) -> None:
-    """Execute calls until the pipe is closed or the parent process ends.
+    """Execute calls until the pipe is closed.
 
     Args:
-        pipe: connection to the parent process; receives ``("event", Event)`` and the results of :func:`execute_call`.
+        pipe: connection to the parent process, which sends calls and receives ``("event", Event)`` and the results of
+            :func:`execute_call`.
         threads: CPU threads of this process.
         preload: dotted name of a function to import in advance, or None.
     """
-    # Ctrl-C reaches the whole process group, but the parent ends the workers.
+    # Ctrl-C reaches the whole process group; the parent ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _die_with_parent()
     limit_threads(threads)
@@ -68,7 +69,7 @@ def serve(pipe: Connection, threads: int, preload: str | None) -> None:
 
 
 class OncePerMessage(logging.Filter):
-    """Logging filter that passes each message once, because every run would repeat those on its weights file."""
+    """Logging filter that passes each message once; every run would repeat the messages about its weights file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ def preload_function(function: str | None) -> None:
 def execute_call(function: str, arguments: Mapping[str, Any], notify: Notify) -> tuple[Literal["result", "error"], Any]:
     """Execute a call and return ``("result", value)`` or ``("error", details)``.
 
-    The details are ``message``, ``traceback`` and ``user``, True for an error the user can correct.
+    The details are ``message``, ``traceback`` and ``is_user_error``, True for an error that the user can correct.
     """
     try:
         return "result", import_function(function)(**arguments, notify=notify)
@@ -106,7 +107,7 @@ def execute_call(function: str, arguments: Mapping[str, Any], notify: Notify) ->
         user_message = str(error) if isinstance(error, UserError) else system_error_message(error)
         is_user_error = user_message is not None
         message = user_message if is_user_error else f"{type(error).__name__}: {error}"
-        return "error", {"message": message, "traceback": traceback.format_exc(), "user": is_user_error}
+        return "error", {"message": message, "traceback": traceback.format_exc(), "is_user_error": is_user_error}
 
 
 def import_function(dotted: str) -> Callable[..., Any]:
@@ -125,12 +126,13 @@ def execute_run(
     functions: bytes = b"",
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """Execute one run: call ``train`` with the arguments received.
+    """Execute one run by a call of ``train``.
 
-    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
+    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` names the code that a
+    saved teacher network may import.
     """
     builders.register_pickled(functions)
-    extra_arguments = {"trust": trust} if trust else {}  # so that ``train`` may have no such parameter
+    extra_arguments = {"trust": trust} if trust else {}  # omitted if False, because ``train`` may lack it
     result: dict[str, Any] = import_function(train)(
         Recipe.read(recipe), Path(folder), device=device, notify=notify, **extra_arguments
     )
@@ -145,12 +147,12 @@ def check_study(
     functions: bytes = b"",
     trust: Trust = False,
 ) -> dict[str, Any]:
-    """Validate data, host and mechanisms of all arms before any training; decide open settings by timed steps.
+    """Validate data, host and mechanisms of all arms before any training; choose open settings by timed steps.
 
-    ``functions`` come from :func:`saccade.builders.pickle_registered`; ``trust`` is for the folder of a teacher.
+    ``functions`` and ``trust`` are those of :func:`execute_run`.
 
     Returns:
-        Dict of ``devices`` to run on, and ``decided``, the result of ``fastest.time_choices`` or {}.
+        Dict of ``devices`` for the runs, and of ``decided``, the result of ``fastest.time_choices`` or {}.
 
     Raises:
         UserError: the data, the task, a host, a mechanism, its position, the margin or the device is wrong, or a
@@ -167,7 +169,7 @@ def check_study(
         split = open_once(resolved[0].data, task_class.target, notify)
         notify(DataOpened(split.description, tuple(split.cautions)))
 
-        # Imported after the data are checked, because they import all of training.
+        # Imported late, because they import all of training.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
     metric = task_class(resolved[0], split).primary_metric()
@@ -177,10 +179,11 @@ def check_study(
     notified = set()
     # Sorted, so that each data set is opened once.
     for recipe in sorted(resolved, key=lambda recipe: recipe.data != resolved[0].data):
-        sentence = prepare(task_class(recipe, open_once(recipe.data, task_class.target, notify)), trust).frozen.sentence
-        if sentence and sentence not in notified:
-            notified.add(sentence)
-            notify(Caution(sentence))
+        task = task_class(recipe, open_once(recipe.data, task_class.target, notify))
+        frozen_note = prepare(task, trust).frozen.sentence
+        if frozen_note and frozen_note not in notified:
+            notified.add(frozen_note)
+            notify(Caution(frozen_note))
     decided: dict[str, Any] = {}
     if keys := auto_keys(resolved):
         from saccade.training.fastest import time_choices
@@ -195,7 +198,7 @@ def check_study(
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent ends, even by ``kill -9``, so that no orphan keeps training."""
+    """End this process when its parent ends, even by ``kill -9``."""
     parent = parent_process()
     if parent is None:
         return
@@ -207,5 +210,5 @@ def _die_with_parent() -> None:
         wait([sentinel])
         os._exit(1)
 
-    # For a parent that died before prctl, and for systems without prctl.
+    # For systems without prctl, and a parent that died earlier.
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True, name="parent watch").start()

@@ -167,7 +167,7 @@ def test_each_start_has_its_own_handshake_file(tmp_path):
     with cluster._handshake_file(study.folder, "first") as first:
         with cluster._handshake_file(study.folder, "second") as second:
             assert (first.read_text(), second.read_text()) == ("first", "second")
-            assert study.claim() is False, "the folder is free"
+            assert study.check_folder() is False, "the folder is free"
         assert first.read_text() == "first"
     assert not (tmp_path / "a").exists()
 

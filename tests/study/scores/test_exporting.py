@@ -14,7 +14,7 @@ from saccade.cli import report
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.scores.exporting import has_images, write_cases
+from saccade.study.scores.exporting import has_image_scores, write_cases
 
 SCORES = {
     "none": (60.0, 63.0, 58.0),
@@ -67,7 +67,7 @@ def test_judging_exported_scores_gives_the_same_verdicts(tmp_path, groups):
 
 def test_a_metric_that_is_not_a_mean_is_written_per_run(tmp_path):
     ours = collect(_study(tmp_path / "s", "segment").folder)
-    assert not has_images(ours)
+    assert not has_image_scores(ours)
     path = ours.scores(tmp_path / "scores.csv")
     with path.open() as file:
         head, first, *_ = csv.reader(file)
@@ -116,8 +116,8 @@ def test_the_command(tmp_path):
     found = CliRunner().invoke(
         report.command, [str(masks), "--scores", str(tmp_path / "b.csv"), "--cases", str(tmp_path / "d")]
     )
-    assert "a row a run: mIoU is no mean of per-image values, so none are written" in found.output
-    assert "each image's Dice by itself; their mean is not the study's Dice" in found.output
+    assert "one row per run: mIoU is not a mean of per-image values, so there are none" in found.output
+    assert "the Dice of each image; their mean is not the Dice of the study" in found.output
     assert (tmp_path / "a.csv").read_text().startswith("arm,seed,image,top-1 [%]\nnone,0,0,100.0\n")
 
 

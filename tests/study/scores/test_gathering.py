@@ -67,10 +67,10 @@ REFUSED = [
     ("none,0.5,.7\nse,0,.8\n", r"line 2: seed is '0\.5'; a whole number is needed"),
     ("none,0,.7\nse,0\n", r"line 3: 2 cells, but 3 columns \(arm, seed, score\)"),
     ("none,0,.7\nnone,1,.8\n", r"holds only the arm 'none'; a comparison needs another arm"),
-    ("plain,0,.7\nse,0,.8\n", r"no arm of s\.csv is called 'none'\. .*by --baseline; there are plain, se"),
+    ("plain,0,.7\nse,0,.8\n", r"no arm of s\.csv is called 'none'\. .*by --baseline; the arms are plain, se"),
     (
         "none,0,.7\nnone,1,.7\nse,2,.8\nse,3,.8\n",
-        r"se has the seeds 2, 3, none has 0, 1: runs of one seed are",
+        r"se has the seeds 2, 3, none has 0, 1\. Only runs with the same seed are",
     ),
     ("", r"has the names of columns, but no row below them"),
 ]

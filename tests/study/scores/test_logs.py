@@ -17,7 +17,7 @@ class TestLogs:
         assert found.metric.name == "metrics/mAP50-95(B)"
         assert [row.scores for row in found.arms] == [tuple(own) for own in table().values()]
         assert (found.analysis.differences, found.margin) == (judge(table()).analysis.differences, 0.01)
-        assert found.scored == "the last epoch"
+        assert found.scored_epoch == "the last epoch"
         assert "mAP50-95(B) of the last epoch" in found.report(tmp_path / "r.html").read_text()
         said = " ".join(note.text for note in found.notes)
         assert "The last epoch of every run is scored. The best epoch would be chosen on the images" in said

@@ -1,9 +1,9 @@
-"""Execution of a study's runs: one scheduler, and executors for local processes and for Ray.
+"""Execution of a study's runs by a scheduler and an executor, of local processes or of Ray actors.
 
-Neither imports torch in the parent process, which stays small and reacts to Ctrl-C at once.
+The parent process does not import torch, so it stays small and reacts to Ctrl-C at once.
 """
 
-from saccade.study.engine.local import cores, slots_for
+from saccade.study.engine.local import cores, cpu_slots
 from saccade.study.engine.schedule import ATTEMPTS, ENGINES, Outcome, execute
 
-__all__ = ["ATTEMPTS", "ENGINES", "Outcome", "cores", "execute", "slots_for"]
+__all__ = ["ATTEMPTS", "ENGINES", "Outcome", "cores", "cpu_slots", "execute"]

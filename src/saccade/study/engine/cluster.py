@@ -43,14 +43,14 @@ from saccade.study.worker import execute_call, limit_threads, preload_function
 __all__ = ["Cluster", "check_node"]
 
 _MAX_FAILED_STARTS = 3
-"""Number of consecutive actors that may die before they are ready; at the last one the study is given up."""
+"""Number of consecutive actors that die before they are ready, at which the study stops."""
 _NOTICE_AFTER_S = 15.0
-"""Seconds without a ready actor after which the user is told that no worker is free."""
+"""Seconds without a ready actor after which the user is notified that no worker is free."""
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Bytes of the object store of a Ray cluster started here; only small messages pass through it."""
 
 
-class _StudyWorker:
+class _RemoteWorker:
     """Ray actor that executes the calls of the scheduler.
 
     Args:
@@ -67,7 +67,7 @@ class _StudyWorker:
         sys.path += [entry for entry in path if entry not in sys.path]
 
     def call(self, function: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-        """Yield the messages of one call as they come, the result or the error last."""
+        """Yield the messages of one call as they arrive; the last one is the result or the error."""
         messages: SimpleQueue[tuple[str, Any]] = SimpleQueue()
 
         def run_call() -> None:
@@ -79,19 +79,19 @@ class _StudyWorker:
         threading.Thread(target=run_call, daemon=True).start()
         while True:
             kind, content = messages.get()
-            if not kind:  # SystemExit in a thread ends only the thread, so end the process here
+            if not kind:  # SystemExit in a thread ends only that thread
                 os._exit(1)
             yield kind, content
             if kind != "event":
                 return
 
 
-def check_node(version: str, token_path: str, secret: str, preload: str | None, notify: Notify) -> None:
+def check_node(version: str, handshake_path: str, secret: str, preload: str | None, notify: Notify) -> None:
     """Raise UserError unless this node has the same saccade version and sees the study folder.
 
     Args:
         version: saccade version that started the study.
-        token_path: file in the study folder.
+        handshake_path: file in the study folder.
         secret: expected content of that file.
         preload: dotted name of a function to import in advance, or None.
         notify: unused.
@@ -103,19 +103,19 @@ def check_node(version: str, token_path: str, secret: str, preload: str | None, 
             "all nodes need the same version"
         )
     try:
-        content = Path(token_path).read_text(encoding="ascii")
+        content = Path(handshake_path).read_text(encoding="ascii")
     except OSError:
         content = ""
     if content != secret:
         raise UserError(
-            f"the node {node} of the cluster does not see the study folder {Path(token_path).parent}; name with --out "
-            "one on a file system that all nodes share"
+            f"the node {node} of the cluster does not see the study folder {Path(handshake_path).parent}; name "
+            "with --out one on a file system that all nodes share"
         )
     preload_function(preload)
 
 
-class _Actor(Worker):
-    """Ray actor and its pending calls."""
+class _ActorHandle(Worker):
+    """Handle of a Ray actor in the scheduler's process, with its pending calls."""
 
     def __init__(self, slot: int, actor: Any) -> None:
         super().__init__(slot)
@@ -140,12 +140,12 @@ class _Actor(Worker):
             ray.kill(self.actor)
 
 
-class Cluster(Executor[_Actor]):
+class Cluster(Executor[_ActorHandle]):
     """Executor on a Ray cluster.
 
     Args:
         study: study to execute.
-        slots: number of concurrent runs; None is as many as fit.
+        slots: number of concurrent runs; None uses as many as fit the cluster.
         device: ``auto``, ``cpu`` or ``cuda``.
         address: address of the cluster; None is the connected cluster, else ``RAY_ADDRESS``, else a cluster started on
             this machine for the ``with`` block.
@@ -168,7 +168,7 @@ class Cluster(Executor[_Actor]):
             )
         self._stack = ExitStack()
         self._interrupted = threading.Event()
-        self._token_path, self._secret = Path(), secrets.token_hex(16)
+        self._handshake_path, self._handshake_secret = Path(), secrets.token_hex(16)
         self._capacity = self._failed_starts = 0
         self._last_ready_at = time.monotonic()
 
@@ -180,7 +180,9 @@ class Cluster(Executor[_Actor]):
                 written.
         """
         with ExitStack() as stack:
-            self._token_path = stack.enter_context(_handshake_file(self.study.folder.absolute(), self._secret))
+            self._handshake_path = stack.enter_context(
+                _handshake_file(self.study.folder.absolute(), self._handshake_secret)
+            )
             if not ray.is_initialized() or self.address:
                 stack.enter_context(self._connected())
             self._interrupted = stack.enter_context(track_interrupts())
@@ -188,7 +190,9 @@ class Cluster(Executor[_Actor]):
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     @contextmanager
@@ -231,7 +235,7 @@ class Cluster(Executor[_Actor]):
             yield
 
     def _set_capacity(self) -> None:
-        """Set the device and the number of runs that fit the cluster."""
+        """Set the device, and the number of concurrent runs that fit the cluster."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if self.device == "auto":
             self.device = "cuda" if any(node.get("GPU", 0) >= 1 for node in nodes) else "cpu"
@@ -242,28 +246,34 @@ class Cluster(Executor[_Actor]):
             ]
         self._capacity = sum(runs_per_node)
         if not self._capacity and not self.requested_slots:
-            needs = f"{self.threads} CPU{'s' * (self.threads != 1)}" + (" and a GPU" if self.device == "cuda" else "")
+            required = f"{self.threads} CPU{'s' * (self.threads != 1)}" + (
+                " and a GPU" if self.device == "cuda" else ""
+            )
             raise UserError(
-                f"no node of the Ray cluster has the {needs} that a run asks for (training.threads = {self.threads}); "
-                "if the cluster grows on demand, set the number of concurrent runs with --slots"
+                f"no node of the Ray cluster has the {required} that a run asks for (training.threads = "
+                f"{self.threads}); if the cluster grows on demand, set the number of concurrent runs with --slots"
             )
 
     def slots(self, devices: Sequence[str] | None = None) -> int:
         """Return the number of concurrent runs: as requested, else as many as fit the idle cluster."""
         return self.requested_slots or self._capacity
 
-    def start_worker(self, slot: int, preload: str | None = None) -> _Actor:
-        """Return a new actor, which is ready once the cluster has room and its node has passed ``check_node``."""
-        needs = {"num_cpus": self.threads, "num_gpus": 1 if self.device == "cuda" else 0}
-        remote_class = ray.remote(_StudyWorker).options(max_restarts=0, max_task_retries=0, **needs)
-        actor = _Actor(
+    def start_worker(self, slot: int, preload: str | None = None) -> _ActorHandle:
+        """Return a new actor; it becomes ready once the cluster has room and ``check_node`` has passed on its node."""
+        resources = {"num_cpus": self.threads, "num_gpus": 1 if self.device == "cuda" else 0}
+        remote_class = ray.remote(_RemoteWorker).options(max_restarts=0, max_task_retries=0, **resources)
+        actor = _ActorHandle(
             slot, remote_class.remote(self.threads, os.getcwd(), [entry or os.getcwd() for entry in sys.path])
         )
-        handshake = {"version": __version__, "token_path": str(self._token_path), "secret": self._secret}
+        handshake = {
+            "version": __version__,
+            "handshake_path": str(self._handshake_path),
+            "secret": self._handshake_secret,
+        }
         actor.call("saccade.study.engine.cluster:check_node", **handshake, preload=preload)
         return actor
 
-    def messages(self, workers: list[_Actor]) -> Iterator[Message[_Actor]]:
+    def messages(self, workers: list[_ActorHandle]) -> Iterator[Message[_ActorHandle]]:
         """Yield messages as in :meth:`Executor.messages`.
 
         Raises:
@@ -282,7 +292,7 @@ class Cluster(Executor[_Actor]):
                     self._failed_starts, worker.ready = 0, True
                     yield worker, "ready", None
                 elif kind == "error":
-                    raise UserError(content["message"] if content["user"] else content["traceback"])
+                    raise UserError(content["message"] if content["is_user_error"] else content["traceback"])
                 else:
                     self._failed_starts += 1
                     if self._failed_starts == _MAX_FAILED_STARTS:
@@ -299,11 +309,11 @@ class Cluster(Executor[_Actor]):
 def _handshake_file(folder: Path, secret: str) -> Iterator[Path]:
     """Write ``secret`` to a file in ``folder``, yield the path, and remove the file at the end.
 
-    ``folder`` is created if needed and removed if empty. The name is unique, because two processes may
-    start a study in one folder before either holds its lock.
+    ``folder`` is created if needed and removed if empty. The file name is unique, because two processes may start a
+    study in one folder before either holds its lock.
     """
     created_folders: list[Path] = []
-    path = folder / f".lock.ray.{secrets.token_hex(8)}"  # Study.claim ignores names that start with .lock
+    path = folder / f".lock.ray.{secrets.token_hex(8)}"  # Study.check_folder ignores names that start with .lock
     try:
         try:
             created_folders += make_folders(folder)
@@ -319,7 +329,7 @@ def _handshake_file(folder: Path, secret: str) -> Iterator[Path]:
 
 
 def _cause(error: RayError) -> str:
-    """Return Ray's reason for the end of an actor, as the rest of a sentence."""
+    """Return Ray's reason for the end of an actor as a predicate, such as "died (…)"."""
     text = " ".join(str(error).split())
     detail = re.search(r"exit detail: (.*?\.)(?: |$)", text) or re.search(r"([^.]*has died\.)", text)
     return f"died ({(detail[1] if detail else text[:300]).strip().rstrip('.')})"

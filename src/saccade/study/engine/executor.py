@@ -16,8 +16,8 @@ class Worker(ABC):
     """Process or actor that executes one call at a time.
 
     Attributes:
-        slot: index among the concurrent workers, which a replacement keeps.
-        ready: True once it has started.
+        slot: index of the worker; its replacement gets the same index.
+        ready: True once the worker has started.
         run: run in progress, or None.
         attempt: attempt number of that run, from 1.
     """
@@ -42,8 +42,8 @@ Message = tuple[W, str, Any]
 """Worker, kind and content of a message.
 
 Kinds are ``event`` with an Event, ``result`` with the value of the call, ``error`` with ``message``, ``traceback`` and
-``user`` (True for an error the user can correct), ``died`` with the rest of a sentence that begins with "the process",
-and ``ready`` with None."""
+``is_user_error`` (True for an error that the user can correct), ``died`` with a predicate, such as
+"ended with exit code 1", and ``ready`` with None."""
 
 
 class Executor(ABC, Generic[W]):
@@ -69,7 +69,7 @@ class Executor(ABC, Generic[W]):
 
     @abstractmethod
     def start_worker(self, slot: int, preload: str | None = None) -> W:
-        """Start and return a worker; ``preload`` names a function whose module it imports in advance."""
+        """Start and return a worker; ``preload`` names a function that the worker imports in advance."""
 
     @abstractmethod
     def messages(self, workers: list[W]) -> Iterator[Message[W]]:

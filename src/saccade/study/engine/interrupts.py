@@ -16,17 +16,17 @@ __all__ = ["track_interrupts"]
 def track_interrupts() -> Iterator[threading.Event]:
     """Yield an event that is set when SIGINT or SIGTERM raises KeyboardInterrupt; restore their handlers at the end.
 
-    Python drops exceptions that are raised while an object is deleted, and deleting Ray's object references runs much
-    code, so a Ctrl-C at such a moment would be lost.
+    Python drops exceptions that are raised while an object is deleted, so a Ctrl-C during the deletion of Ray's object
+    references, which takes long, would be lost.
     """
-    raised = threading.Event()
+    interrupted = threading.Event()
 
-    def recording(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
+    def wrap_handler(handler: Callable[[int, FrameType | None], Any]) -> Callable[[int, FrameType | None], None]:
         def handle(number: int, frame: FrameType | None) -> None:
             try:
                 handler(number, frame)
             except KeyboardInterrupt:
-                raised.set()
+                interrupted.set()
                 raise
 
         return handle
@@ -36,9 +36,9 @@ def track_interrupts() -> Iterator[threading.Event]:
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
-                previous_handlers[number] = signal.signal(number, recording(handler))
+                previous_handlers[number] = signal.signal(number, wrap_handler(handler))
     try:
-        yield raised
+        yield interrupted
     finally:
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Local engine: long-lived worker processes, one per slot."""
+"""Local engine, with one long-lived worker process per slot."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from typing import Any
 from saccade.study.engine.executor import Executor, Message, Worker
 from saccade.study.worker import serve
 
-__all__ = ["Local", "cores", "slots_for"]
+__all__ = ["Local", "cores", "cpu_slots"]
 
 
 class _Process(Worker):
-    """Worker process and the pipe to it; messages sent before it has started wait in the pipe."""
+    """Worker process and its pipe; messages sent before the process has started wait in the pipe."""
 
     def __init__(self, slot: int, threads: int, preload: str | None) -> None:
         super().__init__(slot)
@@ -30,7 +30,7 @@ class _Process(Worker):
         self.pipe, worker_pipe = context.Pipe()
         # Not a daemon: a daemon may not start the processes that load images.
         self.process = context.Process(target=serve, args=(worker_pipe, threads, preload), name=f"slot {slot}")
-        with _without_main():
+        with _blank_main_module():
             self.process.start()
         worker_pipe.close()  # so that the pipe is closed when the worker ends
 
@@ -42,7 +42,7 @@ class _Process(Worker):
 
     def messages(self) -> Iterator[tuple[str, Any]]:
         """Yield the messages that have arrived, then ``("died", reason)`` if the process has ended."""
-        is_alive = self.process.is_alive()  # before the pipe is read, so that its last messages are not missed
+        is_alive = self.process.is_alive()  # checked first, so that no last message is missed
         try:
             while self.pipe.poll():
                 yield self.pipe.recv()
@@ -60,10 +60,10 @@ class _Process(Worker):
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep processes that are spawned inside from running the caller's script again.
+def _blank_main_module() -> Iterator[None]:
+    """Replace the ``__main__`` module, which spawned processes import, by an empty module.
 
-    Spawning imports the parent's script; one without ``if __name__ == "__main__"`` would start the study again.
+    A caller's script without ``if __name__ == "__main__"`` would otherwise start the study again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -86,11 +86,11 @@ class Local(Executor[_Process]):
         self.threads, self.requested_slots, self.device = threads, slots, device
 
     def slots(self, devices: Sequence[str] | None = None) -> int:
-        """Return the number of concurrent runs; a lower bound while ``devices`` is None."""
+        """Return the number of concurrent runs, a lower bound if ``devices`` is None."""
         if self.requested_slots:
             return self.requested_slots
         if devices is None:
-            return slots_for(self.threads, self.device) or 1
+            return cpu_slots(self.threads, self.device) or 1
         return len(devices) if list(devices) != ["cpu"] else max(1, cores() // self.threads)
 
     def start_worker(self, slot: int, preload: str | None = None) -> _Process:
@@ -100,7 +100,7 @@ class Local(Executor[_Process]):
     def messages(self, workers: list[_Process]) -> Iterator[Message[_Process]]:
         """Yield the messages of all processes as they come; ``workers`` may change between messages."""
         while True:
-            # The timeout is for a dead worker whose own child process still holds the pipe open.
+            # The timeout is for a dead worker whose child process holds the pipe open.
             wait([w.pipe for w in workers] + [w.process.sentinel for w in workers], timeout=1.0)
             for worker in list(workers):
                 for kind, content in worker.messages():
@@ -108,7 +108,7 @@ class Local(Executor[_Process]):
 
 
 def _cause(code: int | None) -> str:
-    """Return the reason for the end of a process, as the rest of a sentence."""
+    """Return the reason for the end of a process as a predicate, such as "ended with exit code 1"."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
@@ -125,12 +125,12 @@ def cores() -> int:
         return count
 
 
-def slots_for(threads: int, device: str) -> int | None:
-    """Return the number of concurrent runs on the CPU; None if there seems to be an accelerator."""
-    on_cpu = device == "cpu"
+def cpu_slots(threads: int, device: str) -> int | None:
+    """Return the number of concurrent runs on the CPU; None if ``device`` is, or ``auto`` may find, an accelerator."""
+    is_on_cpu = device == "cpu"
     if device == "auto":
         is_apple_silicon = platform.system() == "Darwin" and platform.machine() == "arm64"
-        on_cpu = not is_apple_silicon and not any(
+        is_on_cpu = not is_apple_silicon and not any(
             Path("/dev", name).exists() for name in ("nvidia0", "kfd", "dri/renderD128")
         )
-    return max(1, cores() // threads) if on_cpu else None
+    return max(1, cores() // threads) if is_on_cpu else None

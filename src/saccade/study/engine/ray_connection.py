@@ -1,4 +1,4 @@
-"""Start of a Ray cluster on this machine, and a check that one answers at an address."""
+"""Start of a Ray cluster on this machine, and check of a cluster at an address."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ _MAX_STARTS = 3
 _CONNECT_TIMEOUT_S = 5.0
 """Seconds for a cluster to accept a connection."""
 _REPLY_TIMEOUT_S = 15.0
-"""Seconds for a cluster to reply to the probe process, once that has started."""
+"""Seconds for a cluster to reply to the probe process after its start."""
 _PROBE = "import sys; from ray._raylet import GcsClient; print(flush=True); GcsClient(address=sys.argv[1])"
-"""Program of the probe process: it ends soon, with or without an error, if Ray listens at the address; else it hangs
-for minutes."""
+"""Program of the probe process, which ends soon if Ray listens at the address, else hangs for minutes."""
 
 
 @contextmanager
 def suppress_ray_output() -> Iterator[None]:
     """Disable Ray's usage statistics and its reports of dead actors.
 
-    Ray prints these reports to stdout whatever ``log_to_driver`` says, through a private function.
+    Ray prints these reports to stdout through a private function that ignores ``log_to_driver``.
     """
-    statistics = os.environ.get("RAY_USAGE_STATS_ENABLED")
+    previous_setting = os.environ.get("RAY_USAGE_STATS_ENABLED")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     original_print = getattr(ray._private.worker, "print_to_stdstream", None)
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -43,12 +42,12 @@ def suppress_ray_output() -> Iterator[None]:
     finally:
         if original_print is not None:
             ray._private.worker.print_to_stdstream = original_print
-        if statistics is None:
+        if previous_setting is None:
             os.environ.pop("RAY_USAGE_STATS_ENABLED", None)
 
 
 def start_ray(**options: Any) -> None:
-    """Start Ray on this machine, repeatedly if it exceeds the 30 s that Ray allows each of its processes.
+    """Start Ray on this machine, in up to three attempts, because a loaded machine may exceed Ray's timeout of 30 s.
 
     Raises:
         UserError: all attempts failed.
@@ -86,7 +85,7 @@ def check_cluster(address: str) -> None:
     ) as probe:  # fmt: skip
         assert probe.stdout is not None
         try:
-            probe.stdout.readline()  # wait for its start, which may take longer than the reply
+            probe.stdout.readline()  # the start of the probe may take longer than the reply
             probe.wait(_REPLY_TIMEOUT_S)
             return
         except subprocess.TimeoutExpired:

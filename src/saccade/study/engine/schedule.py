@@ -1,7 +1,7 @@
 """Scheduler of a study: checks the study, then hands its runs to free workers.
 
-A worker that dies is replaced and its run tried once more; a run that raises is recorded in its ``failed.json``. In
-both cases the study continues.
+A dead worker is replaced and its run is tried once more; a run that raises is recorded in its ``failed.json``. In both
+cases the study continues.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a run: ``skipped`` was finished before, ``diverged`` ended early on a NaN or infinite value."""
+    """Outcome of a run: ``skipped`` if finished before, ``diverged`` if stopped at a NaN or infinite value."""
 
     run: Run
     status: Literal["done", "skipped", "diverged", "failed"]
@@ -54,14 +54,14 @@ def execute(
     """Execute every unfinished run of ``study``, after checking data, host and mechanisms; return one outcome per run.
 
     Args:
-        study: the study; its folder is created, or holds the same study already.
+        study: the study; its folder is created unless the folder already holds this study.
         slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by the recipe's threads.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
         notify: receives ``EngineStatus``, ``ChecksBegan``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
             ``StudyBegan``, and for each run ``RunBegan``, ``RunEvent`` and ``RunEnded``.
         engine: ``local`` or ``ray``.
         address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
-        trust: code that the folder of a teacher may import; passed to ``check`` and ``train`` unless it is False.
+        trust: code that a saved teacher network may import; passed to ``check`` and ``train`` unless False.
         train: function that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
         check: function that checks the study, called as ``(recipes=..., margin=..., device=..., notify=...)``.
 
@@ -72,13 +72,13 @@ def execute(
     notify_user: Notify = notify or ignore
     if slots is not None and slots < 1:
         raise UserError(f"slots = {slots}: it must be at least 1")
-    exists = study.claim()
+    exists = study.check_folder()
     if exists and study.undecided():
         study = Study.open(study.folder)  # to continue with the decided settings
     with ExitStack() as stack:
         if exists:
             stack.enter_context(_locked(study))
-        outcomes = {run.folder: Outcome(run, "skipped", done) for run in study.runs() if (done := run.finished)}
+        outcomes = {run.folder: Outcome(run, "skipped", record) for run in study.runs() if (record := run.done_record)}
         unfinished = [run for run in study.runs() if run.folder not in outcomes]
         if not unfinished:
             notify_user(StudyBegan(len(outcomes), len(outcomes), 0))
@@ -94,7 +94,7 @@ def execute(
 
         def on_event(event: Event) -> None:
             notify_user(event)
-            if isinstance(event, DataOpened):  # further workers can import while the first builds the networks
+            if isinstance(event, DataOpened):  # others can import while the first worker builds the networks
                 start_workers(executor.slots())
 
         notify_user(ChecksBegan())
@@ -102,7 +102,7 @@ def execute(
         devices: list[str] = checked["devices"]
         if not exists:
             stack.enter_context(_locked(study))
-        if study.claim() and not exists:  # another process has written the study meanwhile
+        if study.check_folder() and not exists:  # another process has written the study meanwhile
             study = Study.open(study.folder)
         elif not exists or study.undecided():
             study = study.decide(checked["decided"]) if study.undecided() else study
@@ -158,7 +158,7 @@ def _check_study(
     recipes = [study.run(arm, study.seeds[0]).recipe.model_dump(mode="json") for arm in study.arms]
     models = (arm.recipe(study.base, 0).model for arm in study.arms)
     functions = pickle_registered((model.name, model.code) for model in models)
-    # Passed only if needed, so that ``check`` may lack these parameters.
+    # Omitted if empty, because ``check`` may lack these parameters.
     optional: dict[str, Any] = {"functions": functions} if functions else {}
     optional |= {"trust": trust} if trust else {}
     worker.call(check, recipes=recipes, margin=study.margin, device=executor.device, **optional)
@@ -170,7 +170,7 @@ def _check_study(
             return result
         elif kind == "died":
             raise UserError(f"checking the study failed: the process {content}")
-        elif kind == "error" and content["user"]:
+        elif kind == "error" and content["is_user_error"]:
             raise UserError(content["message"])
         elif kind == "error":
             raise RuntimeError(f"checking the study failed: {content['traceback']}")
@@ -186,10 +186,10 @@ def _execute_runs(
     trust: Trust,
     notify: Notify,
 ) -> Iterator[Outcome]:
-    """Hand out ``runs`` and yield each outcome; dead workers are replaced in ``workers``."""
+    """Assign ``runs`` to workers and yield each outcome; dead workers are replaced in ``workers``."""
     queue = deque((run, 1) for run in runs)
 
-    def hand_out() -> None:
+    def assign_runs() -> None:
         for worker in workers:
             if not queue or not worker.ready or worker.run is not None:
                 continue
@@ -207,7 +207,7 @@ def _execute_runs(
                 trust=trust,
             )
 
-    hand_out()
+    assign_runs()
     for worker, kind, content in executor.messages(workers):
         run, outcome = worker.run, None
         if kind == "event":
@@ -233,13 +233,13 @@ def _execute_runs(
             score = (outcome.result or {}).get("score", "")
             notify(RunEnded(*_event_ids(worker, outcome.run), outcome.status, outcome.reason, score))
             yield outcome
-        hand_out()
+        assign_runs()
         if all(worker.run is None for worker in workers) and not queue:
             return
 
 
 def _event_ids(worker: Worker, run: Run) -> tuple[int, str, int]:
-    """Return slot, arm and seed, which identify the run in events."""
+    """Return slot, arm name and seed, which identify a run in events."""
     return worker.slot, run.arm.name, run.seed
 
 

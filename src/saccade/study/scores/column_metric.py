@@ -22,12 +22,12 @@ _LOSSES = re.compile(
 
 
 def name_words(name: str) -> list[str]:
-    """Return the lower-case words of a column's name."""
+    """Return the lower-case words of a column name."""
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
 def is_loss(name: str) -> bool:
-    """Return True if the words of ``name`` are those of a loss or error, so that lower is better.
+    """Return True if a word of ``name`` denotes a loss or an error, for which lower is better.
 
     >>> is_loss("val/box_loss"), is_loss("metrics/mAP50-95(B)")
     (True, False)
@@ -36,10 +36,15 @@ def is_loss(name: str) -> bool:
 
 
 def is_bounded_score(name: str) -> bool:
-    """Return True if ``name`` is that of a score bounded by 0 and 1, or by 0 and 100 %.
+    """Return True if ``name`` denotes a score bounded by 0 and 1, or by 0 and 100 %.
 
+<<<<<<< src/saccade/study/scores/column_metric.py
     >>> [is_bounded_score(name) for name in ("metrics/mAP50-95(B)", "eval_top1", "val/box_loss")]
     [True, True, False]
+=======
+    >>> is_bounded_score("metrics/mAP50-95(B)"), is_bounded_score("eval_top1"), is_bounded_score("val/box_loss")
+    (True, True, False)
+>>>>>>> /tmp/_t
     """
     return not is_loss(name) and any(_BOUNDED_SCORES.fullmatch(word) for word in name_words(name))
 
@@ -47,19 +52,19 @@ def is_bounded_score(name: str) -> bool:
 def infer_metric(
     column: str,
     values: Sequence[float],
-    typical: float,
+    baseline_mean: float,
     *,
     unit: str | None = None,
     bounds: tuple[float, float] | None = None,
     lower_is_better: bool | None = None,
     margin: float | None = None,
 ) -> tuple[Metric, str]:
-    """Return the metric of a column of scores, with a sentence for the report on what was inferred.
+    """Return the metric of a column of scores, and a sentence for the report on the inferred properties.
 
     Args:
         column: name of the column, with or without the unit in brackets: ``top-1 [%]``.
         values: all scores, of runs and of images.
-        typical: mean score of the baseline; a hundredth of it is the margin if nothing else gives one.
+        baseline_mean: mean score of the baseline; its hundredth is the margin if no bounds and no ``margin`` are known.
         unit: unit of the scores; None infers it.
         bounds: smallest and largest possible score; None infers them.
         lower_is_better: direction of the scores; None infers it from the name.
@@ -95,17 +100,19 @@ def infer_metric(
     if (low is not None and lowest < low) or (high is not None and highest > high):
         outside = lowest if low is not None and lowest < low else highest
         raise UserError(f"{name}: {outside:g} lies outside {low:g} to {high:g}; give the bounds with --range LOW HIGH")
-    source = ", by its name" if lower_is_better is None else ""
-    direction = f"{'lower' if is_lower_better else 'higher'} is better{source}"
+    direction_note = ", by its name" if lower_is_better is None else ""
+    direction = f"{'lower' if is_lower_better else 'higher'} is better{direction_note}"
     default_note = ", the default" if margin is None else ""
     if margin is None and task_metric is not None:
         margin = task_metric.margin
     elif margin is None and low is not None and high is not None:
         margin = (high - low) / 100
     elif margin is None:
-        margin = float(f"{abs(typical) / 100:.1g}")
+        margin = float(f"{abs(baseline_mean) / 100:.1g}")
         if not margin > 0:
-            raise UserError(f"{name}: the baseline's mean is {typical:g}, which gives no margin; set it with --margin")
+            raise UserError(
+                f"{name}: the baseline's mean is {baseline_mean:g}, which gives no margin; set it with --margin"
+            )
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"margin = {margin:g}: it must be a finite number above 0")
     digits = 2 if unit == "%" else min(max(2 - math.floor(math.log10(margin)), 0), 9)

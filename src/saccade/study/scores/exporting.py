@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from saccade.study.results import StudyResults
     from saccade.study.run_notes import RunResult
 
-__all__ = ["case_metric", "has_images", "write_cases", "write_scores"]
+__all__ = ["has_image_scores", "image_metric", "write_cases", "write_scores"]
 
 
 def write_scores(results: StudyResults, path: Path) -> Path:
-    """Write the CSV that ``saccade judge`` reads: arm, seed, image, the metric, and group if the images are grouped.
+    """Write the CSV that ``saccade judge`` reads, with the columns arm, seed, image, score and, optionally, group.
 
-    The metric's column includes its unit, as in ``top-1 [%]``. ``image`` counts the test images from 0.
+    The score column has the metric's name and unit, as in ``top-1 [%]``. ``image`` is the index of the test image.
 
     Raises:
         UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
@@ -36,11 +36,11 @@ def write_scores(results: StudyResults, path: Path) -> Path:
     scored_runs = [run for run in results.runs if run.scores.get(results.metric.name) is not None]
     if not scored_runs:
         raise UserError(f"{results.name}: no run of this study has a score; there is nothing to write")
-    if not has_images(results):
+    if not has_image_scores(results):
         rows: Iterable[Sequence[Any]] = ((run.arm, run.seed, run.scores[results.metric.name]) for run in scored_runs)
         return _write_csv(path, ["arm", "seed", score], rows)
-    first = read_rows(study.folder / scored_runs[0].folder) or {}
-    groups = first["group"].tolist() if "group" in first else None
+    first_rows = read_rows(study.folder / scored_runs[0].folder) or {}
+    groups = first_rows["group"].tolist() if "group" in first_rows else None
     columns = ["arm", "seed", "image", score, *(["group"] if groups else [])]
     return _write_csv(path, columns, _image_rows(results, study, scored_runs, groups))
 
@@ -56,8 +56,8 @@ def _image_rows(
             yield run.arm, run.seed, image, value, *([] if groups is None else [groups[image]])
 
 
-def has_images(results: StudyResults) -> bool:
-    """Return True if every run's score is a mean of per-image values that its folder holds."""
+def has_image_scores(results: StudyResults) -> bool:
+    """Return True if every finished run stores per-image values whose mean is its score."""
     study = _study_of(results)
     finished_runs = [run for run in results.runs if run.status == "done"]
     return results.metric.values is not None and all(read_rows(study.folder / run.folder) for run in finished_runs)
@@ -66,23 +66,23 @@ def has_images(results: StudyResults) -> bool:
 def write_cases(results: StudyResults, folder: Path) -> list[Path]:
     """Write one CSV per seed in the form of Claims Reloaded (arXiv:2505.04720); return the paths.
 
-    Each test image has a row: ``case_id``, then ``alg_ARM`` for each arm. If the runs recorded labels and predictions,
-    these are written, the labels as ``ground_truth``; otherwise each image's own score by ``case_metric``, scaled to 0
-    … 1.
+    Each row is a test image, with the columns ``case_id`` and ``alg_ARM`` per arm. If the runs recorded labels and
+    predictions, these are written, the labels as ``ground_truth``; otherwise the score of each image under
+    ``image_metric``, scaled to [0, 1].
 
     Raises:
         UserError: these are judged scores, no seed is finished for all arms, the metric has no bounds, or a file cannot
             be written.
     """
-    study, metric = _study_of(results), case_metric(results)
+    study, metric = _study_of(results), image_metric(results)
     paths = []
     for seed in results.seeds:
         runs = [run for run in results.runs if run.seed == seed and run.status == "done"]
         rows_by_arm = {run.arm: rows for run in runs if (rows := read_rows(study.folder / run.folder))}
         if len(rows_by_arm) < len(results.arms):
             continue
-        names = [f"alg_{row.arm.slug}" for row in results.arms]
-        tables = [rows_by_arm[row.arm.name] for row in results.arms]
+        names = [f"alg_{arm_result.arm.slug}" for arm_result in results.arms]
+        tables = [rows_by_arm[arm_result.arm.name] for arm_result in results.arms]
         labels: list[list[Any]] = []
         if all({"label", "predicted"} <= rows.keys() and rows["label"].ndim == 1 for rows in tables):
             names = ["ground_truth", *names]
@@ -98,13 +98,13 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
     return paths
 
 
-def case_metric(results: StudyResults) -> Metric:
-    """Return the metric for single images: Dice, if the study has it, else the metric of the verdicts."""
+def image_metric(results: StudyResults) -> Metric:
+    """Return the metric for single images: Dice if the study reports Dice, else the metric of the verdicts."""
     return next((other.metric for other in results.others if other.metric.name == "Dice"), results.metric)
 
 
 def _normalised_scores(metric: Metric, rows: Rows) -> list[float]:
-    """Return the score of each image, scaled from the metric's bounds to 0 … 1."""
+    """Return the score of each image, scaled from the metric's bounds to [0, 1]."""
     assert metric.low is not None
     assert metric.span is not None
     if metric.values is not None:

@@ -1,4 +1,4 @@
-"""Reader of scores from another trainer, from files or from Python: per arm and seed, or per arm, seed and image."""
+"""Reader of another trainer's scores, from files or from Python."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from saccade.study.scores.sheet import Sheet, from_python, read_sheet
 
 __all__ = ["RunScores", "read_scores"]
 
-Key = tuple[str, int]
-_KEYS = ("arm", "seed", "image", "group")
+RunKey = tuple[str, int]
+"""Arm and seed of a run."""
+_KEY_COLUMNS = ("arm", "seed", "image", "group")
+"""Columns that identify a row; all others may be scores."""
 _MAX_NAMED_RUNS = 6
 """Largest number of runs named in a note."""
 
@@ -32,23 +34,23 @@ class RunScores:
     Attributes:
         name: name of the file, or of the folder of all files.
         column: name of the column of the scores.
-        scores: maps (arm, seed) to the score; the mean of per-image scores, if there are any.
-        images: maps (arm, seed) to per-image scores (n,), the same images in the same order for all; None without
-            images.
+        scores: maps (arm, seed) to the score of a run; the mean of per-image scores, if ``images`` is not None.
+        images: maps (arm, seed) to per-image scores (n,), in the same order of images for all runs; None without
+            per-image scores.
         groups: group of each image; None without groups.
         files: maps (arm, seed) to the file of the run.
-        scored: phrase for the scored epoch; "" if unknown.
+        scored_epoch: phrase for the epoch whose weights were scored; "" if unknown.
         origin: description of the files for the report, heading to text.
         notes: caveats to show with the verdicts.
     """
 
     name: str
     column: str
-    scores: Mapping[Key, float]
-    images: Mapping[Key, NDArray[np.float64]] | None
+    scores: Mapping[RunKey, float]
+    images: Mapping[RunKey, NDArray[np.float64]] | None
     groups: tuple[str, ...] | None
-    files: Mapping[Key, str]
-    scored: str
+    files: Mapping[RunKey, str]
+    scored_epoch: str
     origin: Mapping[str, str]
     notes: tuple[str, ...]
 
@@ -68,7 +70,7 @@ def read_scores(scores: Any, metric: str | None) -> RunScores:
 
 
 def _read_files(run_files: Sequence[RunFile], metric: str | None) -> RunScores:
-    """Read files, all logs or all tables of scores."""
+    """Read files that are either all logs or all score tables."""
     sheets = [(run_file, read_sheet(run_file.path)) for run_file in run_files]
     log_flags = {logs.is_log(sheet) for _, sheet in sheets}
     if len(log_flags) > 1:
@@ -82,8 +84,8 @@ def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> R
     first = sheets[0][1]
     candidates = [name for name in first.columns if name.lower() not in ("epoch", "step")]
     column = logs.choose_column(first) if metric is None else logs.match_column(first, metric, candidates)
-    log_scores: dict[Key, logs.LogScore] = {}
-    files: dict[Key, str] = {}
+    log_scores: dict[RunKey, logs.LogScore] = {}
+    files: dict[RunKey, str] = {}
     keys_from_version = []
     for run_file, sheet in sheets:
         if run_file.arm is not None and run_file.seed is not None:
@@ -113,7 +115,7 @@ def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> R
     if keys_from_version:
         notes.append(
             "The seed is the number of the logger's version folder, because nothing else names it; write ARM:SEED=FILE "
-            "if the seed is another."
+            "if the seed differs."
         )
     others = [name for name in candidates if name != column and not name.startswith(("train", "lr", "time"))]
     return RunScores(
@@ -123,14 +125,14 @@ def _read_logs(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> R
         images=None,
         groups=None,
         files=files,
-        scored="the last epoch",
+        scored_epoch="the last epoch",
         origin=_origin_entries(column, metric, others, files, first.delimiter) | _file_entries(files),
         notes=tuple(notes),
     )
 
 
 def _read_tables(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) -> RunScores:
-    """Read tables of arm and seed (unless given by ``ARM:SEED=FILE``), score, and perhaps image and group."""
+    """Read tables with columns arm and seed (unless ``ARM:SEED=FILE`` gives them), score and maybe image and group."""
     collector = _ScoreCollector()
     column = ""
     others: list[str] = []
@@ -151,14 +153,14 @@ def _read_tables(sheets: Sequence[tuple[RunFile, Sheet]], metric: str | None) ->
         images=images,
         groups=groups,
         files=files,
-        scored="",
+        scored_epoch="",
         origin=_origin_entries(column, metric, others, files, delimiter) | entries,
         notes=(),
     )
 
 
 def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[str, list[str]]:
-    """Return the column of the scores, and the other columns that could have been meant."""
+    """Return the score column and the other columns that may hold scores."""
     for key in ("arm", "seed") if run_file.arm is None else ():
         if sheet.index_of(key) is None:
             raise UserError(
@@ -169,7 +171,7 @@ def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[
         raise UserError(
             f"{sheet.name} names the arms itself, in a column; give the file without {run_file.arm}:{run_file.seed}="
         )
-    columns = [name for name in sheet.columns if name.lower() not in _KEYS]
+    columns = [name for name in sheet.columns if name.lower() not in _KEY_COLUMNS]
     if metric is not None:
         column = logs.match_column(sheet, metric, columns)
     elif (score := sheet.index_of("score")) is not None:
@@ -187,14 +189,14 @@ def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[
 class _ScoreCollector:
     """Scores collected from the tables read so far."""
 
-    scores: dict[Key, float] = field(default_factory=dict)
-    files: dict[Key, str] = field(default_factory=dict)
-    by_image: dict[Key, dict[str, float]] = field(default_factory=dict)
+    scores: dict[RunKey, float] = field(default_factory=dict)
+    files: dict[RunKey, str] = field(default_factory=dict)
+    by_image: dict[RunKey, dict[str, float]] = field(default_factory=dict)
     group_of: dict[str, str] = field(default_factory=dict)
 
     def add(self, run_file: RunFile, sheet: Sheet, column: str) -> None:
-        """Add the rows of a table."""
-        arms, seeds, images, groups = (sheet.index_of(key) for key in _KEYS)
+        """Add the rows of ``sheet``, with the scores in ``column``."""
+        arms, seeds, images, groups = (sheet.index_of(key) for key in _KEY_COLUMNS)
         score = sheet.index_of(column)
         assert score is not None
         if groups is not None and images is None:
@@ -232,10 +234,10 @@ class _ScoreCollector:
                         f"{brief(first_group, 60)} in an earlier row; each image needs one group"
                     )
 
-    def images(self) -> tuple[dict[Key, NDArray[np.float64]] | None, tuple[str, ...] | None]:
-        """Return per-image scores (n,) by (arm, seed), in the order of the first run, and the images' groups.
+    def images(self) -> tuple[dict[RunKey, NDArray[np.float64]] | None, tuple[str, ...] | None]:
+        """Return per-image scores (n,) by (arm, seed), images as in the first run, and the group of each image.
 
-        Either is None if the tables have no such column.
+        Scores or groups are None if their column is missing.
         """
         if not self.by_image:
             return None, None
@@ -264,9 +266,9 @@ class _ScoreCollector:
 
 
 def _origin_entries(
-    column: str, metric: str | None, others: Sequence[str], files: Mapping[Key, str], delimiter: str
+    column: str, metric: str | None, others: Sequence[str], files: Mapping[RunKey, str], delimiter: str
 ) -> dict[str, str]:
-    """Return the report's entries on how the scores were read."""
+    """Return the report's entries on the files and the score column."""
     names = list(dict.fromkeys(files.values()))
     separator = f", columns separated by {delimiter}" if delimiter else ""
     entries = {"Files": f"{names[0] if len(names) == 1 else f'{len(names)} files'}{separator}"} if delimiter else {}
@@ -275,7 +277,7 @@ def _origin_entries(
     return entries | {"Column": f"{column}{how_chosen}{unread}"}
 
 
-def _file_entries(files: Mapping[Key, str]) -> dict[str, str]:
+def _file_entries(files: Mapping[RunKey, str]) -> dict[str, str]:
     """Return the report's entries on the file of each run."""
     return {f"{arm}, seed {seed}": file for (arm, seed), file in files.items()}
 
@@ -285,5 +287,5 @@ def _common_name(files: Any) -> str:
     names = list(dict.fromkeys(files))
     if len(names) == 1:
         return Path(names[0]).name
-    home = Path(os.path.commonpath([Path(name).resolve() for name in names])).name
-    return home or f"{len(names)} files"
+    common_folder = Path(os.path.commonpath([Path(name).resolve() for name in names])).name
+    return common_folder or f"{len(names)} files"

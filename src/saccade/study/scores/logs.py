@@ -1,7 +1,8 @@
 """Logs of other trainers, one file per run and one row per epoch.
 
-Known are Ultralytics' ``results.csv`` (YOLOv5 and YOLOv8 pad the names with spaces), timm's ``summary.csv``,
-Lightning's ``metrics.csv`` (training or validation cells are empty), and any other file with a column ``epoch``.
+Supported files are Ultralytics' ``results.csv`` (names may be padded with spaces), timm's
+``summary.csv``, Lightning's ``metrics.csv`` (training or validation cells are empty), and any other file with a column
+``epoch``.
 """
 
 from __future__ import annotations
@@ -22,27 +23,27 @@ _ULTRALYTICS_COLUMNS = (
 )  # fmt: skip
 """Preferred columns of Ultralytics; masks and key points come before boxes."""
 _TIME_COLUMNS = ("epoch", "step", "time")
-"""Columns that are not scores."""
+"""Columns that count time or steps."""
 _HELD_OUT_WORDS = {"metrics", "eval", "val", "valid", "validation", "test"}
 """Words that mark a column as a score on held-out images."""
 
 
 @dataclass(frozen=True)
 class LogScore:
-    """Score of a run, and its epoch; None if the row names none."""
+    """Score of a run and the epoch of the score; the epoch is None if unknown."""
 
     score: float
     epoch: int | None
 
 
 def is_log(sheet: Sheet) -> bool:
-    """Return True if ``sheet`` has one row per epoch."""
+    """Return True if ``sheet`` has a column ``epoch``, and not both ``arm`` and ``seed``."""
     names = {name.lower() for name in sheet.columns}
     return "epoch" in names and not {"arm", "seed"} <= names
 
 
 def choose_column(sheet: Sheet) -> str:
-    """Return the column of the score, chosen by name.
+    """Return the name of the score column, chosen by words in the column names.
 
     Raises:
         UserError: no column can be chosen.
@@ -52,8 +53,8 @@ def choose_column(sheet: Sheet) -> str:
         if name in names:
             return name
     held_out = [name for name in names if _HELD_OUT_WORDS & set(name_words(name)) and not name.endswith("_step")]
-    tests = [name for name in held_out if "test" in name_words(name)]
-    for candidates in (tests, held_out):
+    test_columns = [name for name in held_out if "test" in name_words(name)]
+    for candidates in (test_columns, held_out):
         for is_wanted in (is_bounded_score, lambda name: not is_loss(name), is_loss):
             if columns := [name for name in candidates if is_wanted(name)]:
                 return columns[0]
@@ -62,7 +63,7 @@ def choose_column(sheet: Sheet) -> str:
 
 
 def match_column(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
-    """Return the column that ``metric`` names, in full or without prefix (``metrics/``) or suffix (``(B)``).
+    """Return the column that is called ``metric``, in full or without prefix (``metrics/``) or suffix (``(B)``).
 
     Raises:
         UserError: no column matches (the message suggests similar names), or several do.
@@ -80,7 +81,7 @@ def match_column(sheet: Sheet, metric: str, candidates: Sequence[str]) -> str:
 
 
 def _short_names(name: str) -> set[str]:
-    """Return the shorter names of a column: without its prefix, without its suffix, or without both."""
+    """Return the short forms of a column name: without prefix, without suffix, and without both."""
     without_suffix = re.sub(r"\s*(\([A-Z]\)|\[[^\]]*\])$", "", name)
     return {
         without_suffix,
@@ -91,7 +92,7 @@ def _short_names(name: str) -> set[str]:
 
 
 def last_score(sheet: Sheet, column: str) -> LogScore:
-    """Return the last value of ``column``; rows where it is empty are skipped.
+    """Return the last value of ``column``, ignoring empty cells.
 
     Raises:
         UserError: the column is missing, has no value, or its last value is not a finite number.

@@ -15,12 +15,12 @@ _ARM_SEED_FILE = re.compile(r"(?P<arm>.+):(?P<seed>\d{1,18})=(?P<file>.+)", re.D
 _NAME_WITH_SEED = re.compile(r"(?:(?P<arm>.+?)[-_. ]+)?(?:seed|s)[-_=]?(?P<seed>\d{1,18})", re.IGNORECASE)
 """Pattern of a file or folder name that ends in a seed."""
 _COMMON_NAMES = ("results", "summary", "metrics", "scores")
-"""File names that trainers use for every run, so that only the folder identifies the run."""
+"""File names that trainers give to every run, so that only the folder identifies the run."""
 
 
 @dataclass(frozen=True)
 class RunFile:
-    """File and the run it belongs to; arm and seed are None if the user does not name them."""
+    """Score file, with its arm and seed if the user named them, else None."""
 
     path: Path
     arm: str | None = None
@@ -39,9 +39,10 @@ def parse_run_file(text: str | Path) -> RunFile:
 
 
 def run_of_path(path: Path) -> tuple[str, int, bool]:
-    """Return arm and seed from the name of a file or its folder, and whether the seed is Lightning's version number.
+    """Return arm and seed from the name of a file or its folder, and True if the seed is Lightning's version number.
 
-    ``se-seed0/results.csv``, ``se/seed0/results.csv``, ``se_s0.csv`` and ``se/version_0/metrics.csv`` are understood.
+    Examples are ``se-seed0/results.csv``, ``se/seed0/results.csv``, ``se_s0.csv`` and
+    ``se/version_0/metrics.csv``.
 
     Raises:
         UserError: neither name contains an arm and a seed.

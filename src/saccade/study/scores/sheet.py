@@ -1,4 +1,4 @@
-"""Table of text cells, from a CSV file or from columns in Python."""
+"""Table of cells, from a CSV file or from Python."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sheet:
     delimiter: str = ""
 
     def index_of(self, column: str) -> int | None:
-        """Return the index of ``column``, ignoring case, or None.
+        """Return the index of ``column``, ignoring case; None if there is no such column.
 
         Raises:
             UserError: two columns have that name.
@@ -75,7 +75,7 @@ class Sheet:
         return not str(self.rows[row][column]).strip()
 
     def number(self, row: int, column: int) -> float:
-        """Return a cell as a finite number; a decimal comma is accepted unless the delimiter is the comma.
+        """Return a cell as a finite number; a decimal comma is accepted unless commas separate the cells.
 
         Raises:
             UserError: the cell is empty, infinite or not a number.
@@ -116,16 +116,15 @@ def read_sheet(path: Path) -> Sheet:
     """Read a CSV file whose columns are separated by commas, semicolons or tabs.
 
     Raises:
-        UserError: the file is a folder, missing, unreadable, too large, not UTF-8 or without rows, or a row has too
-            many or too few cells.
+        UserError: the file cannot be read as a table.
     """
     content = _read_text(path)
     header = next((line for line in content.splitlines() if line.strip()), "")
     if not header:
         raise UserError(f"{path} is empty; a line with the names of the columns is needed")
-    unquoted = re.sub(r'"[^"]*"', "", header)
-    delimiter = max(_DELIMITERS, key=unquoted.count)
-    if delimiter not in unquoted:
+    unquoted_header = re.sub(r'"[^"]*"', "", header)
+    delimiter = max(_DELIMITERS, key=unquoted_header.count)
+    if delimiter not in unquoted_header:
         raise UserError(
             f"{path} has one column, {brief(header.strip(), 60)!r}; columns separated by comma, semicolon or "
             "tab are needed"
