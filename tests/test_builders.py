@@ -77,7 +77,7 @@ def test_builders_that_cannot_be_pickled_are_refused(forget):
 
 
 def test_missing_and_changed_builders_are_refused(forget, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="a process that has ended passed it as a function"):
+    with pytest.raises(UserError, match="cannot be imported by name; pass the function itself"):
         find_builder(("__main__:build", "0" * 16))
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "net_that_changes.py").write_text("def build(k):\n    return k\n")

@@ -121,7 +121,7 @@ class Case:
             raise UntestableError("there is no SPEC")
         needs_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
         values = self.values if fact == "neutral" else {"channels": self.channels, **self.values}
-        if needs_function and (reason := self.spec.missing_arguments(fact, values)) is not None:
+        if needs_function and (reason := self.spec.reason_not_callable(fact, values)) is not None:
             raise UntestableError(reason)
         return self.spec
 
