@@ -69,7 +69,7 @@ def test_a_registered_builder_reaches_another_process(forget):
 def test_builders_that_cannot_be_pickled_are_refused(forget):
     lock = threading.Lock()
     key = identify(lambda: lock)
-    with pytest.raises(UserError, match=r"cannot be sent to the processes that train \(.*lock.*put it into a file"):
+    with pytest.raises(UserError, match=r"cannot be sent to the training processes \(.*lock.*put it into a file"):
         pickle_registered([key])
     with pytest.raises(UserError, match="cannot be loaded in this process"):
         register_pickled(b"nonsense")

@@ -33,7 +33,7 @@ def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
 
 
 def match_strides(x: Tensor, y: Tensor) -> Tensor:
-    """Return a copy of y with the strides of x, because convolutions choose their algorithm by strides.
+    """Return a copy of y (B, C, H, W) with the strides of x, because convolutions choose their algorithm by strides.
 
     Return y itself if the shapes differ, x is not dense, or the call is traced.
     """

@@ -81,8 +81,8 @@ class StageOutputs:
         if self._open_call is None:
             raise UserError(
                 f"the mechanism at {reader_site} reads vectors of {', '.join(sources)} from the same forward pass of "
-                "the host, and no such pass is running: a part of the host was run separately, as `forward_features` and "
-                "feature extractors do, or again, as gradient checkpointing does in the backward pass, or the host "
+                "the host, and no such pass is running: a part of the host was run separately, as `forward_features` "
+                "and feature extractors do, or again, as gradient checkpointing does in the backward pass, or the host "
                 "called itself. Call the whole host, run its parts inside `with saccade.one_call(host):`, and switch "
                 "gradient checkpointing off"
             )
