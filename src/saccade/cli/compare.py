@@ -66,7 +66,7 @@ __all__ = ["command"]
     metavar="KEY[=LIST]",
     multiple=True,
     help="Tune a key of every arm on validation images first: training.lr=0.01,0.03,0.1. "
-    "Without a list, training.lr tries 1/3, 1 and 3 times the recipe's value.",
+    "Without a list, lr tries 1/3, 1 and 3 times the recipe's value.",
 )
 @click.option(
     "--tune-seeds",
