@@ -70,6 +70,6 @@ def test_a_plan_counts_the_tuning_runs(run, tmp_path):
 def test_in_python(tmp_path):
     with pytest.raises(UserError, match="at least two values to choose from; found 1"):
         saccade.compare(attention="se", tune={"training.lr": [0.1]}, out=tmp_path / "s")
-    with pytest.raises(UserError, match="is to be tried twice"):
+    with pytest.raises(UserError, match="is given twice"):
         saccade.compare(attention="se", tune="lr=0.1,0.1", out=tmp_path / "s")
     assert not (tmp_path / "s").exists()
