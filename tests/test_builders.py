@@ -69,7 +69,7 @@ def test_a_registered_builder_reaches_another_process(forget):
 def test_builders_that_cannot_be_pickled_are_refused(forget):
     lock = threading.Lock()
     key = identify(lambda: lock)
-    with pytest.raises(UserError, match=r"cannot be sent to the processes that train \(.*lock.*put it into a file"):
+    with pytest.raises(UserError, match=r"cannot be sent to the training processes \(.*lock.*put it into a file"):
         pickle_registered([key])
     with pytest.raises(UserError, match="cannot be loaded in this process"):
         register_pickled(b"nonsense")
@@ -77,7 +77,7 @@ def test_builders_that_cannot_be_pickled_are_refused(forget):
 
 
 def test_missing_and_changed_builders_are_refused(forget, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="a process that has ended passed it as a function"):
+    with pytest.raises(UserError, match="cannot be imported by name; pass the function itself"):
         find_builder(("__main__:build", "0" * 16))
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "net_that_changes.py").write_text("def build(k):\n    return k\n")

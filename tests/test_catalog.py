@@ -50,7 +50,7 @@ def test_names():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_each_file_tells_its_whole_story(name):
-    text, spec = catalog.summary(name), saccade.spec(name)
+    text, spec = catalog.module_docstring(name), saccade.spec(name)
     assert re.search(r"^ +([yY]|y_\w+|y\(.+?\)) += .+", text, re.MULTILINE)
     assert "Source:" in text
     if spec.paper is None:

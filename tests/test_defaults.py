@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from saccade import UserError
-from saccade.defaults import choose_recipe, locate, overrides_from
+from saccade.defaults import choose_recipe, make_paths_absolute, overrides_from
 from saccade.recipe import Recipe, builtin_recipe
 from saccade.study.arms import arms
 
@@ -79,7 +79,7 @@ def test_paths_of_weights_and_runs_are_whole_whoever_names_them(tmp_path, monkey
     whole = {key: str(tmp_path / path) for key, path in paths.items()}
     assert overrides_from(settings=paths) == whole
     assert overrides_from(settings=[f"{key}={path}" for key, path in paths.items()]) == whole
-    recipe = locate(Recipe().with_overrides(paths))
+    recipe = make_paths_absolute(Recipe().with_overrides(paths))
     assert recipe == Recipe().with_overrides(whole)
     assert arms([], others=["a: checkpoint=w.safetensors"])[1].settings["model.checkpoint"] == whole["model.checkpoint"]
     teacher = {"training.teacher": "resnet18"}

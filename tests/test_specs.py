@@ -14,15 +14,15 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"titel": "T"}, "no fact called 'titel'. Did you mean 'title'?"),
+        ({"titel": "T"}, "no key 'titel'. Did you mean 'title'?"),
         ({"title": "T", "kind": "gate"}, "lacks the key 'evidence'"),
         (FACTS | {"kind": "door"}, "kind = 'door'; it must be one of gate, context"),
         (FACTS | {"equivariant": ["rotation"]}, "equivariant = 'rotation'"),
         (FACTS | {"gate": (0, 1, 2)}, "SPEC's gate must be (low, high) or text, got (0, 1, 2)"),
         (FACTS | {"gate": ["0", "1"]}, "SPEC's gate must be (low, high) or text"),
         (FACTS | {"aliases": "g"}, "SPEC's aliases must be a list, got 'g'"),
-        (FACTS | {"params": "C"}, "no fact called 'params'"),
-        (FACTS | {"beside": len}, "no fact called 'beside'"),
+        (FACTS | {"params": "C"}, "no key 'params'"),
+        (FACTS | {"beside": len}, "no key 'beside'"),
         (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
         (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
         (FACTS | {"paper": {"authors": "A"}}, "missing"),

@@ -1,6 +1,7 @@
 """Base classes of mechanisms: Gate multiplies the feature map, Context adds to it, Convolution replaces an nn.Conv2d.
 
-Each has one abstract method and a final ``forward``. Hooks on ``tap``, an ``nn.Identity``, read the gate or context.
+Each has one abstract method and a final ``forward``. The gate or context passes through ``tap``, an ``nn.Identity``, so
+that forward hooks can read it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
 
 
 def match_strides(x: Tensor, y: Tensor) -> Tensor:
-    """Return y with the strides of x, of the same shape, because convolutions choose their algorithm by strides."""
+    """Return a copy of y (B, C, H, W) with the strides of x, because convolutions choose their algorithm by strides.
+
+    Return y itself if the shapes differ, x is not dense, or the call is traced.
+    """
     if not isinstance(x, Tensor) or is_captured() or is_transformed() or y.shape != x.shape:
         return y
     if y.stride() == x.stride() or not _is_dense(x):
@@ -42,17 +46,17 @@ def match_strides(x: Tensor, y: Tensor) -> Tensor:
 
 def _is_dense(x: Tensor) -> bool:
     """Return True if x is dense and non-overlapping in memory."""
-    step = 1
+    expected_stride = 1
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size != 1:
-            if stride != step:
+            if stride != expected_stride:
                 return False
-            step *= size
+            expected_stride *= size
     return True
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that uses running statistics for one value per channel in training, where PyTorch raises."""
+    """Batch norm that uses the running statistics if, in training, each channel has one value; PyTorch raises then."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x (B, C, H, W)."""
@@ -70,14 +74,14 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def gate(self, x: Tensor) -> Tensor:
-        """Return the gate of x (B, C, H, W), broadcastable to it."""
+        """Return the gate of x (B, C, H, W), broadcastable to x."""
 
     @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
         """Return y (B, C, H, W), in the dtype of x."""
-        return gated_by(x, self._gate)
+        return gated_by(x, self._tapped_gate)
 
-    def _gate(self, x: Tensor) -> Tensor:
+    def _tapped_gate(self, x: Tensor) -> Tensor:
         values: Tensor = self.tap(self.gate(x))
         return values.to(x.dtype)
 
@@ -91,7 +95,7 @@ class Context(nn.Module, ABC):
 
     @abstractmethod
     def context(self, x: Tensor) -> Tensor:
-        """Return the tensor to add to x (B, C, H, W), broadcastable to it."""
+        """Return the context of x (B, C, H, W), broadcastable to x."""
 
     @final  # type: ignore[misc]
     def forward(self, x: Tensor) -> Tensor:
@@ -104,17 +108,18 @@ class Convolution(nn.Module, ABC):
     """Base of mechanisms that replace an ``nn.Conv2d``, with its ``weight`` (O, C/groups, k, k) and ``bias`` (O,).
 
     Args:
-        channels: C.
-        out_channels: O; None means C.
-        kernel_size: k.
-        stride: stride.
+        channels: number of input channels C.
+        out_channels: number of output channels O; None means C.
+        kernel_size: side k of the kernel.
+        stride: stride of the convolution.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
         groups: number of channel groups.
         bias: True adds a bias.
 
     Raises:
-        ValueError: a number is too small, ``groups`` does not divide the channels, or no padding keeps the size.
+        ValueError: a number is too small, ``groups`` does not divide the channels, or ``padding`` is None and
+            no padding keeps the size.
     """
 
     neutral_options: ClassVar[Mapping[str, Any]] = {}
@@ -143,7 +148,8 @@ class Convolution(nn.Module, ABC):
         if padding is None:
             if dilation * (kernel_size - 1) % 2:
                 raise ValueError(
-                    "dilation * (kernel_size - 1) must be even without padding, which then keeps the size, got "
+                    "dilation * (kernel_size - 1) must be even without padding, because padding=None keeps the size; "
+                    "got "
                     f"{dilation} * ({kernel_size} - 1)"
                 )
             padding = dilation * (kernel_size - 1) // 2
@@ -157,7 +163,7 @@ class Convolution(nn.Module, ABC):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def make_offset_conv(self, outputs: int) -> nn.Conv2d:
-        """Return a zero-initialised convolution (B, C, H, W) -> (B, outputs, Ho, Wo) of the same geometry."""
+        """Return a zero-initialised nn.Conv2d (B, C, H, W) -> (B, outputs, Ho, Wo) of the same output size."""
         return zero_parameters(
             nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation)
         )
@@ -192,6 +198,6 @@ def reduced_channels(channels: int, ratio: float, ratio_name: str = "rd_ratio") 
 
 
 def check_choice(option: str, value: str, *choices: str) -> None:
-    """Raise ValueError unless ``value`` of the option is one of ``choices``."""
+    """Raise ValueError unless ``value`` is one of the option's ``choices``."""
     if value not in choices:
         raise ValueError(f"{option} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {value!r}")

@@ -1,4 +1,4 @@
-"""User functions that build a network ("builders"): named in recipes, called, and sent to worker processes.
+"""Builders: functions of the user that build a network, named in recipes and sent to worker processes.
 
 A function that can be imported is named ``package.module:function``. Any other function, such as one defined in a
 notebook or inside another function, is registered here for the life of the process, and pickled for worker processes.
@@ -27,9 +27,9 @@ __all__ = [
 BuilderKey = tuple[str, str | None]
 """Name of a builder and digest of its code: ``model.name`` and ``model.code`` of a recipe."""
 
-_CLASSES_NAMES = ("num_classes", "classes", "n_classes")
+_NUM_CLASSES_ARGUMENTS = ("num_classes", "classes", "n_classes")
 """Argument names for the number of classes."""
-_CHANNELS_NAMES = ("in_chans", "channels", "in_channels")
+_IN_CHANS_ARGUMENTS = ("in_chans", "channels", "in_channels")
 """Argument names for the number of image channels."""
 _registered: dict[BuilderKey, Callable[..., Any]] = {}
 """Builders given to this process as functions that cannot be imported."""
@@ -52,8 +52,8 @@ def identify(builder: Callable[..., Any] | str) -> BuilderKey:
         return builder, code_digest(_import_builder(builder))
     if not callable(builder) or (hasattr(builder, "state_dict") and not isinstance(builder, type)):
         raise UserError(
-            f"model is a {type(builder).__name__}; every run needs a network of its own: pass the name of one, or a "
-            "function that builds it, such as lambda num_classes, in_chans: Net(num_classes)"
+            f"model is a {type(builder).__name__}; every run needs a network of its own: pass the name of a network, "
+            "or a function that builds it, such as lambda num_classes, in_chans: Net(num_classes)"
         )
     function = builder.func if isinstance(builder, partial) else builder
     module = getattr(function, "__module__", None) or type(function).__module__
@@ -65,7 +65,7 @@ def identify(builder: Callable[..., Any] | str) -> BuilderKey:
 
 
 def find_registered(key: BuilderKey) -> Callable[..., Any] | None:
-    """Return the builder that this process registered under ``key``, None if it can be imported or is unknown."""
+    """Return the builder that this process registered under ``key``, or None."""
     return _registered.get(key)
 
 
@@ -73,7 +73,7 @@ def find_builder(key: BuilderKey) -> Callable[..., Any]:
     """Return the builder of ``key``, registered or imported.
 
     Raises:
-        UserError: it was registered in another process or cannot be imported, or its code has changed.
+        UserError: the builder was registered in another process, cannot be imported, or has changed.
     """
     if (registered := _registered.get(key)) is not None:
         return registered
@@ -92,8 +92,8 @@ def call_arguments(
 ) -> dict[str, Any]:
     """Return the keyword arguments to call ``builder`` with.
 
-    They are ``num_classes``, ``in_chans`` (or another known name) and ``pretrained``, as far as its signature has them,
-    and all ``options``. A builder that only takes ``**options`` gets ``num_classes``, and ``in_chans`` unless it is 3.
+    The arguments are ``options``, and those of ``num_classes``, ``in_chans`` (or synonyms) and ``pretrained`` that the
+    signature accepts. A builder that only takes ``**options`` gets ``num_classes``, and ``in_chans`` if not 3.
 
     Raises:
         UserError: the builder does not accept one of the options, or needs another argument.
@@ -105,7 +105,7 @@ def call_arguments(
     accepted = {key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     arguments: dict[str, Any] = {}
-    for names, value, default in ((_CLASSES_NAMES, num_classes, None), (_CHANNELS_NAMES, channels, 3)):
+    for names, value, default in ((_NUM_CLASSES_ARGUMENTS, num_classes, None), (_IN_CHANS_ARGUMENTS, channels, 3)):
         name = next((name for name in names if name in accepted), None)
         if name is None and accepts_any and value != default:
             name = names[0]
@@ -142,14 +142,15 @@ def pickle_registered(keys: Iterable[BuilderKey]) -> bytes:
         import cloudpickle
     except ModuleNotFoundError as error:
         raise UserError(
-            "cloudpickle is not installed, which sends a function of a notebook or script to the processes that train: "
-            "pip install 'saccade-attention[study]', or put the function into a file and name it module:function"
+            "sending a function of a notebook or script to the training processes needs cloudpickle, which is not "
+            "installed: pip install 'saccade-attention[study]', or put the function into a file and name it "
+            "module:function"
         ) from error
     try:
         content: bytes = cloudpickle.dumps(builders)
     except Exception as error:  # pickling user objects may raise anything
         raise UserError(
-            f"{next(iter(builders))[0]} cannot be sent to the processes that train ({brief(error)}); put it into a "
+            f"{next(iter(builders))[0]} cannot be sent to the training processes ({brief(error)}); put it into a "
             "file and name it module:function"
         ) from error
     return content
@@ -193,8 +194,8 @@ def _import_builder(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     if module == "__main__" or not function.isidentifier():
         raise UserError(
-            f"{brief(name)} cannot be imported: a process that has ended passed it as a function; pass the function "
-            "again"
+            f"{brief(name)} cannot be imported by name; pass the function itself, or put it into a file and name it "
+            "module:function"
         )
     try:
         imported = importlib.import_module(module)

@@ -1,6 +1,6 @@
 """Mechanisms by name: metadata, options and classes.
 
-Listing mechanisms and rejecting unknown names does not import torch. A third-party class or factory function is called
+Listing mechanisms and rejecting unknown names does not import torch. A third-party class or factory function is named
 ``package.module:name`` and needs no registration.
 """
 
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from saccade import source
 from saccade.errors import UserError, did_you_mean
-from saccade.source import all_names, canonical, summary
+from saccade.source import all_names, canonical, module_docstring
 from saccade.specs import Spec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_names", "canonical", "canonical_text", "create", "declared_spec", "list_mechanisms", "load", "mechanism_name",
-    "options", "parse", "resolve_options", "spec", "split_list", "summary",
+    "module_docstring", "options", "parse", "resolve_options", "spec", "split_list",
 ]  # fmt: skip
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
@@ -44,7 +44,7 @@ _OPTION_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     ),
     "str": ("a word", lambda value: isinstance(value, str)),
 }
-"""Maps an annotation to a description of its values and a predicate that they satisfy."""
+"""Maps an annotation to a description of the allowed values and a function that checks a value."""
 
 
 class _DefaultText(str):
@@ -58,7 +58,7 @@ class _Option:
     """Option declared by ``__init__``."""
 
     default: Any
-    """Default value; ``...`` without one."""
+    """Default value, or ``...`` if the option has none."""
     annotation: str = ""
 
     @property
@@ -81,9 +81,9 @@ class _Option:
 
 
 def list_mechanisms(verb: Literal["plug", "replace"] | None = None) -> list[str]:
-    """Return the sorted short names of the mechanisms of this package; with a ``verb``, those usable with it.
+    """Return the sorted short names of the mechanisms of this package.
 
-    ``replace`` accepts kind ``conv``, ``plug`` all others.
+    ``verb`` selects the mechanisms for one function: kind ``conv`` for ``replace``, all others for ``plug``.
 
     Raises:
         UserError: ``verb`` is neither "plug" nor "replace".
@@ -150,7 +150,7 @@ def options(name: str) -> dict[str, Any]:
 
 
 def _signature(name: str) -> tuple[dict[str, _Option], bool]:
-    """Return the declared options of a mechanism, and whether ``**kwargs`` accepts further ones."""
+    """Return the declared options of a mechanism, and True if ``**kwargs`` accepts further options."""
     definition = source.definition(name)
     if isinstance(definition, ast.FunctionDef):
         return _declared_options(definition.args, 1)
@@ -171,23 +171,23 @@ def _signature(name: str) -> tuple[dict[str, _Option], bool]:
 
 
 def _declared_options(arguments: ast.arguments, n_skipped: int) -> tuple[dict[str, _Option], bool]:
-    """Return the options after the first ``n_skipped`` arguments, and whether there is a ``**kwargs``."""
+    """Return the options after the first ``n_skipped`` arguments, and True if there is a ``**kwargs``."""
     positional = arguments.posonlyargs + arguments.args
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
     pairs = [*zip(positional, defaults, strict=True)][n_skipped:]
     pairs += zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    options = {
+    declared = {
         argument.arg: _Option(
             ... if default is None else _default_value(default),
             ast.unparse(argument.annotation) if argument.annotation else "",
         )
         for argument, default in pairs
     }
-    return options, arguments.kwarg is not None
+    return declared, arguments.kwarg is not None
 
 
 def _default_value(node: ast.expr) -> Any:
-    """Evaluate a default of literals and arithmetic (1 / 16); return the text of any other."""
+    """Return the value of a default of literals and arithmetic (1 / 16), or else the source text of the default."""
     try:
         return _evaluate(node)
     except (ValueError, TypeError, ArithmeticError):
@@ -246,10 +246,10 @@ def load(name: str) -> Callable[..., nn.Module]:
 
 
 def create(name: str, channels: int, **given: Any) -> nn.Module:
-    """Build a mechanism for feature maps (B, ``channels``, H, W), with its own initialisation.
+    """Build a mechanism for feature maps (B, ``channels``, H, W), initialised by its constructor.
 
     Raises:
-        UserError: unknown name or option, or the constructor raised.
+        UserError: the name or an option is unknown, or the constructor raised.
     """
     resolve_options(name, given)
     metadata = spec(name)
@@ -259,12 +259,13 @@ def create(name: str, channels: int, **given: Any) -> nn.Module:
     if needs_size and (size := given.get("size")) is not None and not _is_size(size):
         raise UserError(f"{name}: the option size needs the height and the width of the map, found {size!r}")
     mechanism_class = load(name)
+    expected_messages = metadata.limits
     try:
         return mechanism_class(channels, **given)
     except UserError:
         raise
     except Exception as error:  # a third-party class may raise any exception
-        if isinstance(error, ValueError) and str(error).startswith(metadata.limits):
+        if isinstance(error, ValueError) and str(error).startswith(expected_messages):
             raise UserError(f"{name}: {error}") from error
         prefix = "" if isinstance(error, (TypeError, ValueError)) else f"{type(error).__name__}: "
         raise UserError(f"{name} with channels={channels}, {given}: {prefix}{error}") from error
@@ -301,7 +302,7 @@ def mechanism_name(text: str) -> str:
 
 
 def canonical_text(text: str) -> str:
-    """Return ``name:option=value`` with the short name, checked by :func:`parse`.
+    """Return ``name:option=value`` with the mechanism's short name; raise as :func:`parse` does.
 
     >>> canonical_text("squeeze_excite:rd_ratio=0.25")
     'se:rd_ratio=0.25'

@@ -1,7 +1,7 @@
 """Hash a function's code together with all user code and values that it references.
 
-The digest ignores comments, docstrings and layout. It follows global names, closures, default values, base classes and
-methods, but not into installed packages.
+The digest ignores comments, docstrings and layout. It covers global names, closures, default values, base classes and
+methods, but not the code of installed packages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 __all__ = ["code_digest"]
 
 _MAX_OBJECTS = 10_000
-"""Largest number of objects that are followed; a network has hundreds."""
+"""Maximum number of objects to hash; a network has hundreds."""
 _INSTALLED_PREFIXES = (
     "<frozen",
     *(sysconfig.get_path(key) for key in ("stdlib", "platstdlib")),
@@ -38,10 +38,9 @@ NamedObject = tuple[str, Any]
 
 
 def code_digest(function: Callable[..., Any]) -> str:
-    """Return 16 hexadecimal digits that change when ``function`` or user code or values that it references change.
+    """Return 16 hexadecimal digits that depend on ``function`` and on the user code and values it references.
 
-    Without source code, as for a function typed at a prompt, the bytecode is hashed, which differs between versions of
-    Python.
+    Lambdas, and functions without source code, are hashed by their bytecode, which differs between versions of Python.
     """
     texts: set[str] = set()
     visited: dict[int, Any] = {}  # keeps the objects alive so that no id() is reused
@@ -154,14 +153,16 @@ def _is_installed(file: str) -> bool:
 
 def _names(code: CodeType, *operations: str) -> Iterator[str]:
     """Yield the names that ``code`` and its nested functions read with one of the bytecode ``operations``."""
-    yield from (str(step.argval) for step in dis.get_instructions(code) if step.opname in operations)
+    yield from (
+        str(instruction.argval) for instruction in dis.get_instructions(code) if instruction.opname in operations
+    )
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant, *operations)
 
 
 def _source(code: CodeType) -> str:
-    """Return the source without comments and docstrings, or the bytecode of a lambda or if there is no source."""
+    """Return the source without comments and docstrings, or, for a lambda or without source, the bytecode."""
     if code.co_name != "<lambda>":  # the source line of a lambda may contain other code
         try:
             return _strip_docstrings(textwrap.dedent(inspect.getsource(code)))

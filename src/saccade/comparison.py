@@ -19,9 +19,10 @@ from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as parse_arms
 from saccade.study.engine import execute, slots_for
 from saccade.study.plan import TUNING, Study
-from saccade.study.plan import seeds as parse_seeds
+from saccade.study.plan import seeds as parse_seed_text
 from saccade.study.tuning import Tuning
-from saccade.study.tuning_grid import Settings, tuning_grid
+from saccade.study.tuning_grid import Settings as TunedSettings
+from saccade.study.tuning_grid import tuning_grid
 from saccade.trust import Trust, add_trust
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ _DEFAULT_MECHANISMS = "none,se,cbam,das"
 _NO_FOLDER = Path()
 """Placeholder until the folder of a study is chosen."""
 _MAX_SLOTS = 1024
-"""Upper limit of parallel runs, each of which is a process."""
+"""Upper limit of ``slots``, the number of parallel runs; each run is a process."""
 
 
 def compare(
@@ -65,8 +66,8 @@ def compare(
     """Train a network with and without attention, with several seeds, and judge whether each mechanism helps.
 
     Writes ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` next to the run folders. Calling it again
-    resumes the study and skips finished runs. The runs are separate processes; a script needs no ``if __name__ ==
-    "__main__"`` for them.
+    resumes the study and skips finished runs. The runs are separate processes; the calling script needs no
+    ``if __name__ == "__main__"`` guard.
 
     Args:
         data: folder of images, or ``digits`` for the built-in ones. Default: the recipe's, else ``digits``.
@@ -89,19 +90,20 @@ def compare(
         margin: largest difference that counts as equal, in the metric's unit. Default: the metric's own.
         tune: settings that every arm tunes on validation images first, with the same budget: ``{"training.lr": [0.01,
             0.03, 0.1]}``, or the text of ``--tune``; ``"lr"`` tries 1/3, 1 and 3 times the recipe's value.
-        tune_seeds: number of tuning runs per arm, value and seed.
+        tune_seeds: number of tuning seeds per seed of the study; every arm tries every value with each.
         out: folder of the study. Default: ``runs/<data>``, with a number if that folder holds another study.
         slots: number of parallel runs. Default: as many as cores or accelerators allow.
         engine: ``local`` for processes on this machine, or ``ray``.
         address: address of the Ray cluster, or ``auto``. Default: RAY_ADDRESS, else a new cluster.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: modules that a recipe file or a teacher's folder may import besides Saccade's; see ``saccade.load``.
+        trust: names, such as ``my.module:Class``, that a recipe file or a teacher's folder may import; see
+            ``saccade.load``.
         notify: callback that receives progress events; see :mod:`saccade.events`. Default: a display on stderr, in the
             terminal or the notebook.
 
     Returns:
-        the results, which display themselves in a notebook. ``runs`` includes failed runs and their reasons; calling
-        ``compare`` again repeats them.
+        the results, displayed by notebooks. Their attribute ``runs`` includes failed runs with reasons; calling
+        ``compare`` again repeats the failed runs.
 
     Raises:
         UserError: an argument is invalid (then nothing is written), or a tuning run failed.
@@ -123,7 +125,7 @@ def compare(
         execution: dict[str, Any] = {"engine": engine, "address": address, "trust": design.trust}
         if design.tuning is not None:
             study = _tune(design.tuning, slots, device, notify, **execution)
-            notify(StudyPlanned(study.folder, f"tuned; now {design.events[0].description}"))
+            notify(StudyPlanned(study.folder, f"tuning finished; starting {design.events[0].description}"))
         outcomes = execute(study, slots, device, notify, **execution)
         # Imported after the runs, because it imports torch.
         if all(outcome.status == "failed" for outcome in outcomes):
@@ -137,10 +139,10 @@ def compare(
 
 
 def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **execution: Any) -> Study:
-    """Do the unfinished tuning runs, and return the study with the values that each arm chose.
+    """Do the unfinished tuning runs, and return the study with the values chosen for each arm.
 
     Raises:
-        UserError: as ``execute``; or a tuning run failed.
+        UserError: ``execute`` raised, or a tuning run failed.
     """
     outcomes = execute(tuning.trials, slots, device, notify, **execution)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
@@ -175,7 +177,7 @@ def forecast(
         number of runs, minutes, disk space and smallest detectable difference; ``text()`` formats them.
 
     Raises:
-        UserError: as ``compare``; or ``engine="ray"`` is given without ``slots``.
+        UserError: ``compare`` would raise, or ``engine="ray"`` is given without ``slots``.
     """
     with explain_missing_packages():
         if options.get("engine") == "ray" and not options.get("slots"):
@@ -189,11 +191,9 @@ def forecast(
 
         device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
-            return forecast_study(design.study, design.parallel_runs, device, design.trust)
+            return forecast_study(design.study, design.slots, device, design.trust)
         runs = sum(run.finished is None for run in tuning.runs())
-        result = forecast_study(
-            design.study if runs else tuning.tuned_study(), design.parallel_runs, device, design.trust
-        )
+        result = forecast_study(design.study if runs else tuning.tuned_study(), design.slots, device, design.trust)
         return replace(result, tuning_runs=runs, tuning_minutes=runs * result.minutes / max(result.runs, 1))
 
 
@@ -203,15 +203,15 @@ class _Design:
 
     Attributes:
         study: study with its folder, before tuning.
-        tuning: tuning of the study's arms; None without tuning.
-        parallel_runs: number of parallel runs; None means one per accelerator.
+        tuning: tuning runs to do before the study, or None.
+        slots: number of parallel runs; None means one per accelerator.
         events: events that describe the study and its tuning.
-        trust: modules that its saved networks may import besides Saccade's.
+        trust: names that the study's saved networks may import.
     """
 
     study: Study
     tuning: Tuning | None
-    parallel_runs: int | None
+    slots: int | None
     events: tuple[StudyPlanned, ...]
     trust: Trust
 
@@ -244,7 +244,7 @@ def _design(
         model=model, task=task, pretrained=pretrained, checkpoint=checkpoint, skip_bad=skip_bad, settings=settings
     )
     base = defaults.choose_recipe(recipe, data, overrides, mechanism_given=attention is not None, trust=trust)
-    base = defaults.locate(base)
+    base = defaults.make_paths_absolute(base)
     if base.attention.control is not None:
         raise UserError(
             f"the recipe sets attention.control = {base.attention.control!r}; in a study a control is an arm of its "
@@ -254,17 +254,17 @@ def _design(
         mechanism = base.attention.mechanism
         attention = mechanism if mechanism != BASELINE else "" if arms else _DEFAULT_MECHANISMS
     study_arms = parse_arms(_as_list(attention), _as_list(controls), arms)
-    seed_values = _seeds(find_layout(base.data).n_seeds if seeds is None else seeds)
+    seed_values = _parse_seeds(find_layout(base.data).n_seeds if seeds is None else seeds)
     if slots is not None and not 1 <= slots <= _MAX_SLOTS:
         raise UserError(f"slots = {slots}: from 1 to {_MAX_SLOTS} parallel runs are allowed")
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
-    grid = tuning_grid(_tune_texts(tune), base)
-    study, tuning = _claim_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
-    parallel_runs = slots or slots_for(base.training.threads, device)
+    grid = tuning_grid(_tune_arguments(tune), base)
+    study, tuning = _reserve_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
+    n_slots = slots or slots_for(base.training.threads, device)
 
     def describe(label: str, runs: int, folder: Path) -> str:
-        parallelism = "one per device" if parallel_runs is None else f"{min(parallel_runs, runs)} at a time"
+        parallelism = "one per device" if n_slots is None else f"{min(n_slots, runs)} at a time"
         if engine == "ray" and not slots:
             parallelism = "as many at a time as the cluster allows"
         return f"{label} = {runs} runs, {parallelism} -> {folder}"
@@ -277,64 +277,66 @@ def _design(
     events = [StudyPlanned(study.folder, description)]
     if tuning is not None:
         label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.trials.seeds)}"
-        trials = describe(label, len(tuning.trials.runs()), tuning.trials.folder)
-        events.append(StudyPlanned(study.folder, trials))
+        trials_description = describe(label, len(tuning.trials.runs()), tuning.trials.folder)
+        events.append(StudyPlanned(study.folder, trials_description))
     # Names given by the caller are trusted; those from files have been checked.
     model_names = (arm.recipe(base, 0).model.name for arm in study_arms)
     trusted = add_trust(trust, *(catalog.mechanism_name(arm.mechanism) for arm in study_arms), *model_names)
-    return _Design(study, tuning, parallel_runs, tuple(events), trusted)
+    return _Design(study, tuning, n_slots, tuple(events), trusted)
 
 
-def _tune_texts(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
-    """Return the tuned settings as texts of ``--tune``."""
+def _tune_arguments(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
+    """Return ``tune`` as arguments of the option ``--tune``."""
     if isinstance(tune, Mapping):
         return [f"{key}={','.join(map(repr, values))}" for key, values in tune.items()]
     return [tune] if isinstance(tune, str) else list(tune)
 
 
 def _as_list(names: str | Iterable[str]) -> list[str]:
-    """Return the names in a list, or in text separated by commas."""
+    """Return ``names`` as a list; text is split at commas."""
     return catalog.split_list(names) if isinstance(names, str) else list(names)
 
 
-def _seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
+def _parse_seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     """Parse seeds from a count, a list or text.
 
     Raises:
         UserError: as :func:`saccade.study.plan.seeds`.
     """
     if isinstance(seeds, int | str | Integral):
-        return parse_seeds(str(seeds))
-    return parse_seeds("".join(f"{seed}," for seed in seeds))
+        return parse_seed_text(str(seeds))
+    return parse_seed_text("".join(f"{seed}," for seed in seeds))
 
 
-def _claim_folder(
-    study: Study, grid: Sequence[Settings], tune_seeds: int, out: str | Path | None
+def _reserve_folder(
+    study: Study, grid: Sequence[TunedSettings], tune_seeds: int, out: str | Path | None
 ) -> tuple[Study, Tuning | None]:
-    """Claim ``out``, or the first free folder of ``runs/<data>-N``; return study and tuning.
+    """Reserve ``out``, or the first of ``runs/<data>``, ``runs/<data>-2``, … that is free or holds this study.
 
     Raises:
         UserError: ``out`` holds another study or cannot be written, or the tuned values do not suit the arms.
     """
 
-    def claim(folder: Path) -> tuple[Study, Tuning | None]:
-        claimed = replace(study, folder=folder)
-        tuning = Tuning(claimed, tuple(grid), tune_seeds) if grid else None
+    def reserve(folder: Path) -> tuple[Study, Tuning | None]:
+        placed_study = replace(study, folder=folder)
+        tuning = Tuning(placed_study, tuple(grid), tune_seeds) if grid else None
         if tuning is not None:
             tuning.claim()
-        elif claimed.claim():
-            claimed = Study.open(folder)
-        return claimed, tuning
+        else:
+            is_resumed = placed_study.claim()
+            if is_resumed:
+                placed_study = Study.open(folder)
+        return placed_study, tuning
 
     if out is not None:
-        return claim(Path(out))
+        return reserve(Path(out))
     default_folder = Path("runs") / Path(study.base.data.source).name
     for number in count(1):
         folder = default_folder if number == 1 else default_folder.with_name(f"{default_folder.name}-{number}")
         try:
-            return claim(folder)
+            return reserve(folder)
         except UserError:
             if (folder / "study.toml").exists() or (folder / TUNING / "study.toml").exists():
                 continue
             raise
-    raise AssertionError("count(1) has no end")
+    raise AssertionError("unreachable: count(1) never ends")

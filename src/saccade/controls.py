@@ -1,4 +1,4 @@
-"""Controls: modules that replace a mechanism at its sites, and the conclusion that each allows."""
+"""Controls: modules that replace a mechanism at its sites, and the conclusions drawn from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Control:
 
     path: str
     """Class path ``package.module:Class``, stored in saved networks."""
-    shows: str
+    description: str
     """Description of the module, and the conclusion if the mechanism scores no better."""
 
 
@@ -28,10 +28,11 @@ CONTROLS: dict[ControlName, Control] = {
     ),
     "noise": Control(
         "saccade.surgery.controls.noise:NoiseGate",
-        "a random gate, independent of the input; a mechanism that does no better was helped by rescaling channels",
+        "a random constant gate; a mechanism that does no better was helped by rescaling channels",
     ),
     "shuffled": Control(
         "saccade.surgery.controls.shuffled:Shuffled",
-        "the mechanism with the gate of another image; if it does as well, the gate need not depend on its own image",
+        "the mechanism with the gate of another image; a mechanism that does no better does not need each image's own "
+        "gate",
     ),
 }

@@ -1,7 +1,7 @@
 """Settings that a recipe may leave to Saccade as ``auto``.
 
-Before the first run of a study, timed training steps of the plain host decide them. The study stores the values, and
-keeps them when it is resumed with ``auto``.
+Before the first run of a study, their values are chosen by timing training steps of the plain host. The study stores
+the values, and keeps them when resumed.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ _KEYS = ("training.memory_format", "training.precision")
 
 def choices(key: str) -> tuple[str, ...]:
     """Return the values that ``auto`` can become for ``key``, the default first."""
-    return tuple(value for value in get_args(Training.model_fields[_name(key)].annotation) if value != _AUTO)
+    return tuple(value for value in get_args(Training.model_fields[_last_part(key)].annotation) if value != _AUTO)
 
 
 def value_of(recipe: Recipe, key: str) -> str:
     """Return the value of ``key``, a setting that can be ``auto``."""
-    value: str = getattr(recipe.training, _name(key))
+    value: str = getattr(recipe.training, _last_part(key))
     return value
 
 
 def is_auto(key: str, value: Any) -> bool:
-    """Return True if ``value`` is ``auto`` and ``key`` ends in a setting that can be ``auto``."""
+    """Return True if ``value`` is ``auto`` and ``key``, with any prefix, names a setting that can be ``auto``."""
     return value == _AUTO and key.endswith(_KEYS)
 
 
@@ -44,5 +44,5 @@ def decide(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe.with_overrides({key: values[key] for key in auto_keys([recipe]) if key in values})
 
 
-def _name(key: str) -> str:
+def _last_part(key: str) -> str:
     return key.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Choice of the recipe of a training: the given one, or the built-in one that suits data and host."""
+"""Choice of the recipe of a training: the caller's, or the built-in recipe that suits data and host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saccade.recipe_paths import with_absolute_paths
 from saccade.study.arms import split_position
 from saccade.trust import Trust, check_mechanism
 
-__all__ = ["Host", "Settings", "choose_recipe", "locate", "overrides_from"]
+__all__ = ["Host", "Settings", "choose_recipe", "make_paths_absolute", "overrides_from"]
 
 Host = str | Callable[..., Any] | Mapping[str, Any]
 """Host as a caller gives it: a name, a function that builds it, or a dictionary of the recipe's section ``model``,
@@ -74,12 +74,13 @@ def choose_recipe(
     Args:
         recipe: recipe, path of a TOML file, or name of a built-in recipe.
         data: source of the images; its path becomes absolute.
-        settings: maps dotted key to value. A ``model.name`` other than the recipe's drops its ``model.options``.
-        mechanism_given: the caller replaces the mechanism of a recipe file.
-        trust: modules that a recipe file may name besides Saccade's; see ``saccade.load``.
+        settings: maps dotted key to value. If ``model.name`` differs from the recipe's, the recipe's
+            ``model.options`` are dropped.
+        mechanism_given: True if the caller replaces the mechanism of a recipe file.
+        trust: names, such as ``my.module:Class``, that a recipe file may use; see ``saccade.load``.
 
     Raises:
-        UserError: a file, folder, name or setting is invalid, or a file names an untrusted module.
+        UserError: a file, folder, name or setting is invalid, or a file uses an untrusted name.
     """
     if recipe is None:
         base = _builtin_for(data or settings.get("data.source") or "digits", settings)
@@ -98,10 +99,10 @@ def choose_recipe(
     if builders.is_builder(base.model.name) and base.model.code is None:
         name, code = builders.identify(base.model.name)
         base = base.with_overrides({"model.name": name, "model.code": code})
-    return base if data is None else locate(base)
+    return base if data is None else make_paths_absolute(base)
 
 
-def locate(recipe: Recipe) -> Recipe:
+def make_paths_absolute(recipe: Recipe) -> Recipe:
     """Return ``recipe`` with absolute paths, so that a run can be resumed from any working directory.
 
     Raises:
@@ -131,7 +132,7 @@ def _load(name: str | Path) -> Recipe:
 
 
 def _check_names(recipe: Recipe, file: str, replaced: Collection[str], trust: Trust) -> None:
-    """Check that a recipe file may name its host and its mechanism, unless their keys are in ``replaced``.
+    """Raise unless a recipe file may name its host and mechanism; skip keys in ``replaced``.
 
     Raises:
         UserError: a name is neither Saccade's, nor a library's, nor trusted.
@@ -143,7 +144,7 @@ def _check_names(recipe: Recipe, file: str, replaced: Collection[str], trust: Tr
     if "attention.mechanism" in replaced:
         return
     for text in catalog.split_list(recipe.attention.mechanism):
-        # A study may parse a position from the text, which changes the name; check the name either way.
+        # A study removes a position from the text before reading the name; check both names.
         for name in {catalog.mechanism_name(text), catalog.mechanism_name(split_position(text)[0])}:
             if ":" in name:
                 check_mechanism(name, {}, file, trust)

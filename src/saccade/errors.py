@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can correct, and messages for errors of the system."""
+"""Exception for mistakes that a user can correct, and messages for system errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["UserError", "did_you_mean", "explain_missing_packages", "system_erro
 _STUDY_PACKAGES = ("jinja2", "lightning", "scipy", "sklearn", "torchmetrics")
 """Packages that the extra ``study`` installs."""
 _DISK_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
-"""Error numbers of a full disk."""
+"""Error numbers of a full disk, an exceeded quota and a file that is too large."""
 _SYSTEM_ERRORS = (errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
 """Error numbers that are reported without a traceback even if they name no file: they are not bugs."""
 
@@ -29,16 +29,18 @@ class UserError(ValueError):
 
 
 def system_error_message(error: BaseException) -> str | None:
-    """Return a message for a full disk, an unusable file or too little memory; None for any other error.
+    """Return a message for an error of the system, such as a full disk; None for any other error.
 
     >>> system_error_message(PermissionError(13, "Permission denied", "runs"))
     'cannot use runs: Permission denied'
     >>> system_error_message(KeyError("a bug")) is None
     True
     """
-    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    out_of_memory_texts = ("can't allocate memory", "not enough memory", "out of memory")
     is_out_of_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-    if is_out_of_memory or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts)):
+    if is_out_of_memory or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in out_of_memory_texts)
+    ):
         return "there is not enough memory; use smaller images, smaller batches or fewer runs at a time"
     if not isinstance(error, OSError):
         match = re.search(r"\(os error (\d+)\)", str(error))  # safetensors is written in Rust
@@ -53,7 +55,7 @@ def system_error_message(error: BaseException) -> str | None:
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    """Return a question that names the most similar candidates, with a leading space; "" without similar ones.
+    """Return a question that names the most similar candidates, with a leading space; "" if none is similar.
 
     >>> did_you_mean("cbma", ["se", "cbam", "das"])
     " Did you mean 'cbam'?"
@@ -71,7 +73,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 
 @contextmanager
 def explain_missing_packages() -> Iterator[None]:
-    """Turn the failed import of a package of the extra ``study`` into a UserError; a context manager.
+    """Context manager that turns a failed import of a package of the extra ``study`` into a UserError.
 
     Raises:
         UserError: one of these packages is not installed.

@@ -40,7 +40,7 @@ def _escape(character: str) -> str:
 
 
 def brief(text: object, max_length: int = 300) -> str:
-    r"""Return ``text`` made printable and shortened in the middle to at most ``max_length`` characters.
+    r"""Return ``text`` shortened in the middle to ``max_length`` characters, then escaped by :func:`printable`.
 
     >>> brief("/a/very/long/path/to/a/file.png", max_length=15)
     '/a/very…ile.png'

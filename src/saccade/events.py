@@ -45,7 +45,7 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class FilesChecked(Event):
-    """Image files are being opened: ``done`` of ``total`` so far."""
+    """Progress of a check of image files: ``done`` of ``total`` have been opened."""
 
     done: int
     total: int
@@ -60,7 +60,7 @@ class ImagesNotCached(Event):
 
 @dataclass(frozen=True)
 class Caution(Event):
-    """Warning about the images or the host that a reader of the score should know."""
+    """Warning about the images or the host, for readers of the score."""
 
     text: str
 
@@ -90,7 +90,7 @@ class StepTaken(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch ended; ``row`` is its line of metrics.jsonl, ``score`` the formatted score of the primary metric."""
+    """An epoch ended; ``row`` is the line of metrics.jsonl, ``score`` the formatted score of the primary metric."""
 
     epoch: int
     row: Mapping[str, Any]
@@ -99,7 +99,7 @@ class EpochEnded(Event):
 
 @dataclass(frozen=True)
 class RunPlanned(Event):
-    """A run in ``folder`` is about to start, or is already finished; ``description`` summarises it."""
+    """A run in ``folder`` is about to start, or is already finished; ``description`` summarises the run."""
 
     folder: Path
     description: str
@@ -115,7 +115,7 @@ class StudyPlanned(Event):
 
 @dataclass(frozen=True)
 class ReportBegan(Event):
-    """All runs of a study have ended; costs are measured and the report is written."""
+    """All runs of a study have ended; measuring costs and writing the report begins."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class SettingsDecided(Event):
 
 @dataclass(frozen=True)
 class StudyBegan(Event):
-    """A study of ``runs`` runs starts on ``slots`` workers; ``finished`` of the runs are already done."""
+    """A study of ``runs`` runs starts, ``slots`` runs at a time; ``finished`` runs are already done."""
 
     runs: int
     finished: int
@@ -170,7 +170,7 @@ class StudyBegan(Event):
 
 @dataclass(frozen=True)
 class RunBegan(Event):
-    """A run starts on worker ``slot``; ``attempt`` counts from 1."""
+    """A run starts; ``slot`` numbers the runs that execute at a time, ``attempt`` counts from 1."""
 
     slot: int
     arm: str
@@ -180,7 +180,7 @@ class RunBegan(Event):
 
 @dataclass(frozen=True)
 class RunEvent(Event):
-    """Event of the run of ``arm`` with ``seed`` on worker ``slot``."""
+    """Event of the run of ``arm`` with ``seed`` in ``slot``."""
 
     slot: int
     arm: str

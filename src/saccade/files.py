@@ -21,7 +21,7 @@ else:
 
 __all__ = ["atomic_writer", "lock", "make_folders", "remove_unfinished", "write_atomically"]
 
-_UNFINISHED = ".*.part"
+_TEMPORARY_PATTERN = ".*.part"
 """Glob pattern of the temporary files."""
 
 
@@ -54,7 +54,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Remove the temporary files that a killed process left in ``folder``."""
-    for path in folder.glob(_UNFINISHED):
+    for path in folder.glob(_TEMPORARY_PATTERN):
         path.unlink(missing_ok=True)
 
 
@@ -116,10 +116,10 @@ def make_folders(path: Path) -> list[Path]:
     try:
         for folder in reversed(created):
             folder.mkdir(exist_ok=True)
-        path.mkdir(exist_ok=True)  # raises FileExistsError if it is a file
+        path.mkdir(exist_ok=True)  # raises FileExistsError if ``path`` is a file
     except OSError:
         for folder in created:
-            with suppress(OSError):  # not created
+            with suppress(OSError):  # the folder was not created
                 folder.rmdir()
         raise
     return created

@@ -1,4 +1,4 @@
-"""Import aliases of renamed modules, needed to unpickle networks of earlier versions.
+"""Former names under which renamed modules can still be imported, to unpickle networks of earlier versions.
 
 A pickle stores the module of each class and hook. A finder at the end of ``sys.meta_path`` resolves the former module
 names; the rest of the package never imports them.
@@ -22,22 +22,23 @@ _ATTENTION = {
     "sk": "selective_kernel", "spm": "strip_pooling", "srm": "style_recalibration", "stn": "spatial_transformer",
     "vt": "visual_transformer",
 }  # fmt: skip
-_PARENT, _HOOKS = "saccade.parent_class", "saccade.surgery.attachment"
+_PARENT_CLASS, _ATTACHMENT = "saccade.parent_class", "saccade.surgery.attachment"
 MODULES: dict[str, str | dict[str, str]] = {
     **{f"saccade.attention.{short}": f"saccade.attention.{long}" for short, long in _ATTENTION.items()},
     "saccade.attachment": {
-        "_rebuild": f"{_PARENT}:rebuild", "beginning_hook": f"{_PARENT}:beginning_hook",
-        "catching_hook": f"{_PARENT}:catching_hook", "entering_hook": f"{_PARENT}:entering_hook",
-        "leaving_hook": f"{_PARENT}:leaving_hook",
+        "_rebuild": f"{_PARENT_CLASS}:rebuild", "beginning_hook": f"{_PARENT_CLASS}:beginning_hook",
+        "catching_hook": f"{_PARENT_CLASS}:catching_hook", "entering_hook": f"{_PARENT_CLASS}:entering_hook",
+        "leaving_hook": f"{_PARENT_CLASS}:leaving_hook",
     },
     "saccade.form": "saccade.bases",
     "saccade.relay": {
         "Previous": "saccade.stage_outputs:PreviousStage", "Relay": "saccade.stage_outputs:StageOutputs",
     },
     "saccade.surgery.carrying": {
-        "_closing": f"{_HOOKS}:close_call", "_loading": f"{_HOOKS}:keep_plugs", "_opening": f"{_HOOKS}:open_call",
-        "_entering": f"{_PARENT}:entering_hook", "_guarding": "saccade.surgery.guard:guarding_hook",
-        "_leaving": f"{_PARENT}:leaving_hook",
+        "_closing": f"{_ATTACHMENT}:close_call", "_loading": f"{_ATTACHMENT}:keep_plugs",
+        "_opening": f"{_ATTACHMENT}:open_call",
+        "_entering": f"{_PARENT_CLASS}:entering_hook", "_guarding": "saccade.surgery.guard:guarding_hook",
+        "_leaving": f"{_PARENT_CLASS}:leaving_hook",
     },
 }  # fmt: skip
 """Maps a former module to its replacement, or to a dict from former name to ``module:name``."""
@@ -67,6 +68,6 @@ class _Finder:
 
 
 def install() -> None:
-    """Register the finder, once."""
+    """Register the finder, unless it is registered already."""
     if _Finder not in sys.meta_path:
         sys.meta_path.append(_Finder)

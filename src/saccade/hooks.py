@@ -29,7 +29,7 @@ def temporary_hooks() -> Iterator[list[RemovableHandle]]:
 
 
 def remove_hooks(hooks: dict[int, Any], *functions: Callable[..., Any]) -> list[int]:
-    """Remove ``functions`` from a module's dict of hooks; return the keys they had."""
+    """Remove ``functions`` from a module's dict of hooks; return their keys."""
     # Load-state hooks are stored inside an object with an attribute ``hook``.
     keys = [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in functions]
     for key in keys:

@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, in any case; the same as in torchvision's ``ImageFolder``."""
+"""Suffixes of image files, in lower case; the same as in torchvision's ``ImageFolder``."""
 
 MAX_PIXELS = 89_478_485
 """Maximum number of pixels; larger images are refused before decoding, as possible decompression bombs."""
 
-Image.preinit()  # registers the readers below; TIFF and WebP are registered by the imports above
+Image.preinit()  # registers the other readers; the imports above register TIFF and WebP
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", TiffImagePlugin.TiffImageFile.format, WebPImagePlugin.WebPImageFile.format)
 """Pillow formats that may be read; JPEG includes MPO.
 
@@ -63,7 +63,7 @@ _SYSTEM_NAMES = frozenset(
 """Names, in lower case, of files and folders that operating systems and programs create."""
 
 _RESOURCE_ERRNOS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Error numbers of this machine's limits, which are not the file's fault."""
+"""Error numbers of the machine's limits on memory and open files."""
 
 
 class UnreadableError(Exception):
@@ -104,8 +104,8 @@ def _read_header(file: IO[bytes], name: str) -> ImageFile:
     prefix = file.read(16)
     if not prefix:
         raise UnreadableError("is an empty file")
-    for kind in _FORMATS:
-        reader, accepts = Image.OPEN[kind]
+    for format_name in _FORMATS:
+        reader, accepts = Image.OPEN[format_name]
         if accepts is None or accepts(prefix) is True:  # a string means that this build of Pillow lacks the codec
             file.seek(0)
             try:
@@ -130,7 +130,7 @@ def expand_home(source: str) -> Path:
 
 
 def resolve_inside(root: Path, text: str, owner: str) -> Path:
-    r"""Return the path ``text`` below ``root``; it need not exist.
+    r"""Return the path ``text`` below ``root``; the path need not exist.
 
     Args:
         root: folder that must contain the path.
@@ -156,12 +156,12 @@ def resolve_inside(root: Path, text: str, owner: str) -> Path:
 
 def checksum(path: Path) -> tuple[int, int]:
     """Return the size in bytes and the CRC-32 of a file; 10 to 100 times faster than decoding the image."""
-    length = value = 0
+    length = crc = 0
     with path.open("rb") as file:
         while block := file.read(2**20):
             length += len(block)
-            value = zlib.crc32(block, value)
-    return length, value
+            crc = zlib.crc32(block, crc)
+    return length, crc
 
 
 def walk(folder: Path, hidden: Counter[str] | None = None) -> Iterator[Path]:
@@ -210,7 +210,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def visible_names(names: Iterable[str], hidden: Counter[str] | None = None) -> list[str]:
-    """Return ``names`` without hidden ones; ``hidden`` counts those, macOS ``._*`` files under one name."""
+    """Return ``names`` without hidden names; ``hidden`` counts the hidden ones, macOS ``._*`` files together."""
     visible = []
     for name in names:
         if not is_hidden(name):
@@ -230,7 +230,7 @@ def file_id(path: Path) -> tuple[int, int] | Path:
 
 
 def is_hidden(name: str) -> bool:
-    """Return True if ``name`` begins with a dot or belongs to an operating system or program."""
+    """Return True if ``name`` begins with a dot or is a name that operating systems or programs create."""
     return name.startswith((".", "__MACOSX")) or name.lower() in _SYSTEM_NAMES
 
 
@@ -254,7 +254,7 @@ def raise_unreadable_folder(error: OSError) -> NoReturn:
 
 
 def describe_left_out(counts: Mapping[str, Mapping[str, int]], shown: int = 5) -> str:
-    """Return a text such as ``3 bad files left out (train: 2 of cat, 1 of dog)``; "" if there are none.
+    """Return a text such as ``3 bad files left out (train: 2 of cat, 1 of dog)``; "" without bad files.
 
     Args:
         counts: maps split to class to number of files; the class is "" if files have no class.

@@ -24,12 +24,12 @@ __all__ = ["TrainedRun", "train"]
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Finished run.
+    """Result of one training run.
 
     Attributes:
         folder: folder of its files; see ``saccade.training.folder``.
         result: contents of ``done.json``.
-        trust: modules that loading the network may import besides Saccade's.
+        trust: names that the saved network may import.
     """
 
     folder: Path
@@ -109,7 +109,8 @@ def train(
         skip_bad: leave out and count image files that cannot be read.
         out: folder of the run. Default: ``runs/RECIPE-ATTENTION-seedN``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        trust: modules that a recipe file or a teacher's folder may import besides Saccade's; see ``saccade.load``.
+        trust: names, such as ``my.module:Class``, that a recipe file or a teacher's folder may import; see
+            ``saccade.load``.
         notify: callback that receives progress events; see :mod:`saccade.events`. Default: a display on stderr, in the
             terminal or the notebook.
 
@@ -154,7 +155,7 @@ def _epochs_text(count: int) -> str:
 
 
 def _prefix(recipe: Recipe | str | Path | None, chosen: Recipe) -> str:
-    """Return the first word of the folder name: the recipe's name, or that of the images if the recipe has no name."""
+    """Return the first part of the folder name: the name of the recipe file, else of the image folder."""
     return Path(recipe).stem if isinstance(recipe, str | Path) else Path(chosen.data.source).name
 
 

@@ -1,6 +1,6 @@
 """Run a plug inside its parent module, by changing the parent's class.
 
-The new class is a subclass of the old one whose forward passes the output through the plug. So forward hooks,
+The new class is a subclass whose forward passes the output of the old forward through the plug. So forward hooks,
 ``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the output of the plug. Hooks are used only for a class that
 cannot be subclassed, and for a plug on the parent's input: ``torch.fx`` and operator fusion drop hooks.
 """
@@ -28,16 +28,16 @@ CHILD = "saccade"
 """Name of a plug in its parent module."""
 
 _BASE = "_saccade_base"
-"""Attribute of a plugged class: the class it was derived from."""
+"""Name of the attribute of a plugged class that holds its base class."""
 
 _ON_INPUT = "_saccade_on_input"
-"""Attribute of a plugged class: whether the plug runs on the parent's input."""
+"""Name of the attribute of a plugged class that is True if the plug runs on the parent's input."""
 
 _PLUG_RAN = "_saccade_ran"
-"""Attribute of a parent whose instance has its own ``forward``: whether the plug has run in the current call."""
+"""Name of the attribute of a parent with an instance ``forward`` that is True if the plug ran in the current call."""
 
 _PLUGGED_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
-"""Maps (base class, whether the plug runs on the input) to the plugged class."""
+"""Maps (base class, True if the plug runs on the input) to the plugged class."""
 
 
 def run_plug_on_output(parent: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -86,11 +86,11 @@ def attach_plug(parent: nn.Module, plug: nn.Module, *, on_input: bool) -> None:
     elif not is_subclassed:
         parent.register_forward_hook(run_plug_on_output, prepend=True)
     else:
-        _add_hooks_for_own_forward(parent)
+        _add_hooks_for_instance_forward(parent)
 
 
-def _add_hooks_for_own_forward(parent: nn.Module) -> None:
-    """Register hooks that run the plug if ``parent`` has a ``forward`` of its own, which bypasses its class."""
+def _add_hooks_for_instance_forward(parent: nn.Module) -> None:
+    """Register hooks that run the plug if ``parent`` has an instance ``forward``, which bypasses that of its class."""
     if "forward" in vars(parent) and run_plug_if_pending not in parent._forward_hooks.values():
         parent.register_forward_pre_hook(mark_plug_pending, prepend=True)
         parent.register_forward_hook(run_plug_if_pending, prepend=True)
@@ -107,9 +107,9 @@ def detach_plug(parent: nn.Module) -> None:
 
 
 def ensure_runs_plug(parent: nn.Module) -> bool:
-    """Return True if a call of ``parent`` runs its plug, after repairing what other tools did to it.
+    """Restore the hooks of ``parent`` that other tools changed; return True if a call of ``parent`` runs its plug.
 
-    Repaired are a ``forward`` that was set on the instance, and duplicated hooks.
+    Remove duplicated hooks, and add hooks if ``forward`` was set on the instance.
     """
     if _remove_duplicates(parent._forward_hooks, run_plug_on_output):
         return True
@@ -118,12 +118,12 @@ def ensure_runs_plug(parent: nn.Module) -> bool:
     if getattr(type(parent), _ON_INPUT, None) is not False:
         return False
     _remove_duplicates(parent._forward_hooks, run_plug_if_pending)
-    _add_hooks_for_own_forward(parent)
+    _add_hooks_for_instance_forward(parent)
     return True
 
 
 def _remove_duplicates(hooks: dict[int, Any], function: Callable[..., Any]) -> bool:
-    """Remove all but the first ``function`` from ``hooks``; return True if there is one."""
+    """Remove all but the first ``function`` from ``hooks``; return True if ``hooks`` holds ``function``."""
     keys = [key for key, hook in hooks.items() if hook is function]
     for key in keys[1:]:
         del hooks[key]
@@ -143,7 +143,7 @@ def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
 
 @functools.cache
 def _equal_metaclass(metaclass: type) -> type:
-    """Return a subclass of ``metaclass`` that makes a plugged class equal to its base, as tables of thop need."""
+    """Return a subclass of ``metaclass`` that equates a plugged class with its base, for tools such as thop."""
     base_hash: Any = metaclass.__hash__
 
     def equal(cls: Any, other: object) -> bool:
@@ -166,7 +166,7 @@ def _plugged_class(base: type[nn.Module], on_input: bool) -> type[nn.Module]:
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         y = base.forward(self, *args, **kwargs)
         plug = self._modules.get(CHILD)
-        if plug is None:  # a new module of the plugged class, as peft makes
+        if plug is None:  # peft creates new modules of the plugged class, without a plug
             return y
         if _PLUG_RAN in vars(self):
             vars(self)[_PLUG_RAN] = True
@@ -182,7 +182,7 @@ def _plugged_class(base: type[nn.Module], on_input: bool) -> type[nn.Module]:
     members: dict[str, Any] = {
         "__doc__": base.__doc__,
         "__module__": base.__module__,  # torch.fx treats modules of torch.nn as leaves by this name
-        "__qualname__": f"{base.__qualname__} with a saccade plug",  # shown where a tool refuses the class
+        "__qualname__": f"{base.__qualname__} with a saccade plug",  # shown by tools that reject the class
         "__reduce_ex__": reduce,
         _BASE: base,
         _ON_INPUT: on_input,
@@ -217,7 +217,7 @@ def _unplugged_class(cls: type[nn.Module]) -> type[nn.Module]:
 
 
 def _runs_code_when_subclassed(base: type) -> bool:
-    """Return True if subclassing ``base`` runs code, such as a registry."""
+    """Return True if subclassing ``base`` runs code, for example to register the class."""
     metaclass: Any = type(base)
     metaclasses = [c for c in metaclass.__mro__ if c not in (type, ABCMeta, object)]
     return any("__new__" in vars(c) or "__init__" in vars(c) for c in metaclasses) or any(

@@ -24,7 +24,7 @@ from saccade.recipe_sections import (
     Data,
     Model,
     Phase,
-    RecipeModel,
+    RecipeBase,
     TaskSection,
     Training,
 )
@@ -37,7 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Recipe(RecipeModel):
+class Recipe(RecipeBase):
     """All settings of one run."""
 
     data: Data = Data()
@@ -73,13 +73,14 @@ class Recipe(RecipeModel):
 
     @model_validator(mode="after")
     def _check_training_keys(self) -> Self:
+        """Raise if keys of ``training`` conflict."""
         if message := conflict_message(self.training):
             raise PydanticCustomError("training", "{text}", {"text": message})
         return self
 
     @classmethod
     def read(cls, values: Mapping[str, Any], owner: str = "recipe") -> Recipe:
-        """Validate nested mappings and return the recipe; ``owner`` names their origin in messages.
+        """Validate nested mappings and return the recipe; ``owner`` names the file in messages.
 
         Raises:
             UserError: a key is unknown (similar keys are suggested), or a value has a wrong type or range.

@@ -12,7 +12,7 @@ from saccade.controls import ControlName
 from saccade.recipe_values import ChannelMeans, ChannelStds, FreezeMode, PlainTable, Size, Text, Texts
 
 __all__ = [
-    "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Phase", "RecipeModel", "TaskSection", "Training",
+    "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Phase", "RecipeBase", "TaskSection", "Training",
 ]  # fmt: skip
 
 MAX_SEED = 2**63 - 1
@@ -24,14 +24,14 @@ _MAX_IMAGES = 1_000_000_000
 _MAX_BATCH = 131_072
 """Upper limit of the batch size: four times the largest batch published for ImageNet (32,768)."""
 _MAX_THREADS = 1024
-"""Upper limit of CPU threads: more than any machine with two sockets has; far more would kill the process."""
+"""Upper limit of CPU threads: more than any machine with two sockets has."""
 _MAX_WORKERS = 256
 """Upper limit of data-loading processes, each of which takes a few hundred MB."""
 _MAX_FLOAT32 = 1e38
-"""Upper limit of real numbers: about the largest float32."""
+"""Upper limit of real numbers, below the largest float32 (3.4e38)."""
 
 
-class RecipeModel(BaseModel):
+class RecipeBase(BaseModel):
     """Base class of the recipe and its sections: immutable, without unknown keys, NaN or infinity."""
 
     model_config = ConfigDict(
@@ -39,7 +39,7 @@ class RecipeModel(BaseModel):
     )
 
 
-class Data(RecipeModel):
+class Data(RecipeBase):
     """Images of the run: source, splits, resizing, normalisation and augmentation."""
 
     source: Text = "digits"
@@ -69,8 +69,8 @@ class Data(RecipeModel):
     test_part: float = Field(0.2, gt=0, lt=1)
     """Fraction of the images held out for testing if ``source`` has no test split."""
     score_on: Literal["test", "val"] = "test"
-    """Split that is scored. ``val`` is meant for tuning; without such a split, ``val_part`` of the training images is
-    held out."""
+    """Split that is scored. ``val`` is meant for tuning; if ``source`` has no validation split, ``val_part`` of the
+    training images is held out."""
     val_part: float = Field(0.2, gt=0, le=0.5)
     """Fraction of the training images that ``score_on = "val"`` holds out if ``source`` has no validation split."""
     skip_bad: bool = False
@@ -90,16 +90,16 @@ class Data(RecipeModel):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
-class TaskSection(RecipeModel):
+class TaskSection(RecipeBase):
     """Task and metric."""
 
     name: Text = "auto"
     """Task, such as ``classify`` or ``segment``; ``auto`` chooses it by the targets of the data."""
     metric: Text | None = None
-    """Metric of the verdicts. Default: the first metric of the task."""
+    """Metric by which arms are compared. Default: the first metric of the task."""
 
 
-class Model(RecipeModel):
+class Model(RecipeBase):
     """Host: the network that attention is added to."""
 
     name: Text = "resnet10_small"
@@ -117,7 +117,7 @@ class Model(RecipeModel):
     """Keyword arguments of ``timm.create_model``, or of the function that builds the network."""
 
 
-class Attention(RecipeModel):
+class Attention(RecipeBase):
     """Attention mechanism and its sites."""
 
     mechanism: Text = "none"
@@ -138,7 +138,7 @@ class Attention(RecipeModel):
 
 @dataclass(frozen=True)
 class Phase:
-    """Phase of a training: the parameters it trains, its length, and the epoch it hands on."""
+    """Phase of a training: its length, its trainable parameters, and the epoch that the next phase starts from."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -149,14 +149,14 @@ class Phase:
     trainable: tuple[Text, ...] = ("*",)
     """Globs of the parameters to train; ``!glob`` excludes. A module whose parameters are all frozen stays in eval mode
     with its submodules. A module without parameters, such as dropout, is in train mode unless it lies in a frozen
-    one."""
+    module."""
     choose: bool = False
     """Continue from the epoch with the best score on the validation split, instead of the last epoch."""
     lr: Annotated[float | None, Field(gt=0, le=_MAX_FLOAT32)] = None
     """Learning rate of the host in this phase. Default: ``training.lr``."""
 
 
-class Training(RecipeModel):
+class Training(RecipeBase):
     """Optimisation, schedule, regularisation and hardware."""
 
     epochs: int = Field(10, ge=1, le=MAX_EPOCHS)
@@ -208,7 +208,7 @@ class Training(RecipeModel):
     """Parameter of CutMix, which pastes a rectangle of another image; 0 turns it off. With ``mixup_alpha`` too, each
     batch uses one of the two at random."""
     ema_decay: float | None = Field(None, gt=0, lt=1)
-    """Decay of the exponential moving average of the weights, which is then scored and saved; at step n the decay is
+    """Decay of the exponential moving average of the weights; the average is scored and saved. At step n the decay is
     min(ema_decay, 1 - n^(-2/3)). Default: no average."""
     teacher: Text | None = None
     """Teacher of a distillation: a run folder, or a timm model with ``teacher_checkpoint``. Default: no teacher."""

@@ -1,4 +1,4 @@
-"""Pydantic types of recipe values, whose errors say in one message what was found and what is needed."""
+"""Pydantic types of recipe values; each error states the value found and the values allowed in one message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def short_repr(value: object) -> str:
 
 
 def _check_text(value: str) -> str:
-    """Return ``value`` unless a file or a path could not hold it."""
+    """Return ``value`` if a UTF-8 file and a path can hold it, else raise."""
     if "\0" in value or any("\ud800" <= c <= "\udfff" for c in value):
         context = {"found": short_repr(value)}
         raise PydanticCustomError(
@@ -53,7 +53,7 @@ def _check_texts(value: str | tuple[str, ...]) -> str | tuple[str, ...]:
 Text = Annotated[str, AfterValidator(_check_text)]
 """Text without NUL that UTF-8 can encode."""
 Texts = Annotated[str | tuple[str, ...], AfterValidator(_check_texts)]
-"""Text, or several of them."""
+"""Text, or a tuple of texts."""
 
 
 def _to_toml(value: Any, key: str = "", depth: int = 0) -> Any:
@@ -86,7 +86,7 @@ def _to_toml(value: Any, key: str = "", depth: int = 0) -> Any:
 
 
 def _check_size(value: Any) -> Any:
-    """Return ``value`` if it is None, one side or two; a pydantic union would report three errors."""
+    """Return ``value`` if it is None, a side or a pair of sides; a pydantic union would report three errors."""
     sides = value if isinstance(value, list | tuple) and len(value) == 2 else [value]
     if value is None or all(isinstance(side, int) and _SIDE_LIMITS[0] <= side <= _SIDE_LIMITS[1] for side in sides):
         return value
@@ -103,7 +103,7 @@ def _check_means(value: Any) -> Any:
 
 
 def _check_stds(value: Any) -> Any:
-    """Return the numbers as ``_check_means`` does; each must be above 0."""
+    """Return ``value`` as a list of one or three numbers in (0, 1], or None."""
     if (numbers := _check_means(value)) is not None and min(numbers) <= 0:
         raise PydanticCustomError("spread", "numbers above 0 are needed: pixels are divided by them", {})
     return numbers

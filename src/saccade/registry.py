@@ -30,12 +30,12 @@ class Registry(Generic[T]):
         """Return the names of all entries, sorted, without importing their modules."""
         return sorted(path.stem for path in self.folder.glob("[!_]*.py") if path.stem != "base")
 
-    def get(self, name: str, kind: type[T]) -> type[T]:
-        """Return the subclass of ``kind`` that the module ``name`` defines.
+    def get(self, name: str, base_class: type[T]) -> type[T]:
+        """Return the subclass of ``base_class`` that the module ``name`` defines.
 
         Raises:
             UserError: there is no such module.
-            TypeError: the module does not define exactly one subclass of ``kind``.
+            TypeError: the module does not define exactly one subclass of ``base_class``.
         """
         names = self.names()
         if name not in names:
@@ -46,8 +46,10 @@ class Registry(Generic[T]):
         classes = [
             value
             for value in vars(module).values()
-            if inspect.isclass(value) and issubclass(value, kind) and value.__module__ == module.__name__
+            if inspect.isclass(value) and issubclass(value, base_class) and value.__module__ == module.__name__
         ]
         if len(classes) != 1:
-            raise TypeError(f"{module.__name__} defines {len(classes)} subclasses of {kind.__name__}; one is needed")
+            raise TypeError(
+                f"{module.__name__} defines {len(classes)} subclasses of {base_class.__name__}; one is needed"
+            )
         return classes[0]

@@ -13,19 +13,29 @@ from saccade.controls import ControlName
 from saccade.recipe_sections import MAX_EPOCHS
 
 __all__ = [
-    "MAX_INT", "REPEAT_RUN", "Costs", "Done", "Environment", "EpochRow", "Failed", "OldDone", "OldEpochRow",
-    "RecipeFile", "SavedNetwork", "StudyFile",
+    "DELETE_RUN_ADVICE",
+    "MAX_INT",
+    "Costs",
+    "Done",
+    "Environment",
+    "EpochRow",
+    "Failed",
+    "OldDone",
+    "OldEpochRow",
+    "RecipeFile",
+    "SavedNetwork",
+    "StudyFile",
 ]  # fmt: skip
 
 MAX_INT = 2**63
 """Upper limit of whole numbers, exclusive."""
-REPEAT_RUN = "Delete the folder {folder} and repeat the command: that run starts over."
+DELETE_RUN_ADVICE = "Delete the folder {folder} and repeat the command: that run starts over."
 """Advice for a damaged file of a run."""
 
 Count = Annotated[int, Field(ge=0, lt=MAX_INT)]
-"""Number of things."""
+"""Integer of at least 0."""
 Positive = Annotated[int, Field(ge=1, lt=MAX_INT)]
-"""Number of things, at least 1."""
+"""Integer of at least 1."""
 Float32 = Annotated[float, Field(ge=-3.5e38, le=3.5e38)]
 """Real number in the range of float32."""
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -40,7 +50,7 @@ class _Schema(BaseModel):
     """Base class of the schemas."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
-    advice: ClassVar[str] = REPEAT_RUN
+    advice: ClassVar[str] = DELETE_RUN_ADVICE
     """Advice to the user if the file is damaged."""
 
 
@@ -50,6 +60,7 @@ class _Divergence(_Schema):
 
 class _ConstantPrediction(_Schema):
     answer: str
+    """Description of the predicted class or value."""
     scores: dict[str, Float32 | None]
 
 
@@ -62,16 +73,20 @@ class Done(_Schema):
     scores: dict[str, Float32 | None]
     by_class: dict[str, list[Float32 | None]] = Field(default_factory=dict)
     trivial: _ConstantPrediction | None = None
+    """Scores of the best constant prediction, the baseline that ignores the images."""
     epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
     seconds: Duration
     parameters: Count
     diverged: _Divergence | None
     start: str | None = None
+    """Initialisation of the plugs."""
     fingerprint: str = ""
+    """Digest of the images."""
     left_out: dict[str, dict[str, Count]] = Field(default_factory=dict)
     cautions: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     constant: dict[str, Literal["gate", "context"]] = Field(default_factory=dict)
+    """Plugs with the same gate or context for all test images: maps site to kind."""
 
 
 class OldDone(_Schema):
@@ -111,6 +126,7 @@ class SavedNetwork(_Schema):
     replacements: list[_NetworkReplacement] = Field(default_factory=list)
     input: list[Count] | None
     facts: dict[str, Any]
+    """Metadata given to ``saccade.save``, such as ``mean`` and ``std`` of the images."""
 
 
 class Failed(_Schema):
@@ -140,6 +156,7 @@ class _PlugStatistics(_Schema):
     mean: Float32 | None
     std: Float32 | None
     a: Float32 | None
+    """Learned mixing weight of the plug."""
 
 
 class EpochRow(_Schema):
@@ -149,10 +166,12 @@ class EpochRow(_Schema):
     losses: dict[str, Float32] = Field(default_factory=dict)
     scores: dict[str, Float32 | None]
     val: dict[str, Float32 | None] | None = None
+    """Scores on the validation split."""
     lr: Float32 | None = None
     seconds: Duration = 0.0
     memory_mb: Float32 | None = None
     gates: dict[str, _PlugStatistics]
+    """Maps site to statistics of the gate, the context or the change of the feature map."""
 
 
 class OldEpochRow(_Schema):

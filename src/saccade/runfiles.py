@@ -1,7 +1,7 @@
 """Read the files of run and study folders, and validate each before any of its values is used.
 
-A folder may come from a damaged disk, an editor or a stranger. A missing file gives None. A file that Saccade could not
-have written raises a UserError that names the file, the fault, what is needed and what to do.
+A folder may come from a damaged disk, an editor or a stranger. A missing file gives None, or [] for ``metrics.jsonl``.
+A file that Saccade could not have written raises a UserError that names the file, the fault and the remedy.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pydantic import BaseModel, ValidationError
 from saccade.errors import UserError
 from saccade.recipe import Recipe, short_repr
 from saccade.runfile_schemas import (
+    DELETE_RUN_ADVICE,
     MAX_INT,
-    REPEAT_RUN,
     Costs,
     Done,
     Environment,
@@ -53,22 +53,22 @@ __all__ = [
 ]
 
 _MAX_BYTES = 2**30
-"""Size of the largest file that is read, in bytes."""
+"""Maximum size of a file, in bytes."""
 _MAX_DEPTH = 32
-"""Deepest nesting of lists and tables."""
+"""Maximum nesting depth of lists and tables."""
 
 
 def read(path: Path, schema: type[BaseModel]) -> dict[str, Any] | None:
     """Return the values of a JSON or TOML file that fits ``schema``; None if there is no file.
 
     Raises:
-        UserError: the file cannot be read or parsed, or has a wrong key, type or range.
+        UserError: the file cannot be read or parsed, lacks a key, or has a value of a wrong type or range.
     """
     text = _read_text(path, schema)
     if text is None:
         return None
-    parse, language = (tomllib.loads, "TOML") if path.suffix == ".toml" else (json.loads, "JSON")
-    return _validated(path, schema, _parsed(path, schema, parse, language, text), "")
+    parse, format_name = (tomllib.loads, "TOML") if path.suffix == ".toml" else (json.loads, "JSON")
+    return _validate(path, schema, _parse_text(path, schema, parse, format_name, text), "")
 
 
 def read_recipe(path: Path) -> Recipe | None:
@@ -81,7 +81,7 @@ def read_recipe(path: Path) -> Recipe | None:
     try:
         return None if values is None else Recipe.read(values, str(path))
     except UserError as error:
-        raise UserError(f"{str(error).rstrip('.')}. {REPEAT_RUN.format(folder=path.parent)}") from None
+        raise UserError(f"{str(error).rstrip('.')}. {DELETE_RUN_ADVICE.format(folder=path.parent)}") from None
 
 
 def read_done(path: Path) -> dict[str, Any] | None:
@@ -93,13 +93,13 @@ def read_done(path: Path) -> dict[str, Any] | None:
     text = _read_text(path, Done)
     if text is None:
         return None
-    values = _parsed(path, Done, json.loads, "JSON", text)
+    values = _parse_text(path, Done, json.loads, "JSON", text)
     if isinstance(values, dict) and "scores" not in values and "top1" in values:
-        old = _validated(path, OldDone, values, "")
+        old = _validate(path, OldDone, values, "")
         scores = {"top-1": old["top1"], "NLL": old["test_loss"]}
         score = f"{old['top1']:.2f} %"
         values = {"task": "classify", "metric": "top-1", "score": score, "scores": scores, **values}
-    done: dict[str, Any] = _validated(path, Done, values, "")
+    done: dict[str, Any] = _validate(path, Done, values, "")
     return done
 
 
@@ -110,11 +110,11 @@ def read_epochs(path: Path) -> list[dict[str, Any]]:
         UserError: as :func:`read`.
     """
     lines = enumerate((_read_text(path, EpochRow) or "").splitlines(), 1)
-    return check_epochs(path, [_parsed(path, EpochRow, json.loads, f"JSON in line {n}", line) for n, line in lines])
+    return check_epochs(path, [_parse_text(path, EpochRow, json.loads, f"JSON in line {n}", line) for n, line in lines])
 
 
 def check_epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
-    """Return ``values`` as the rows of epochs 0, 1, 2, … in the current format; ``path`` names them in messages.
+    """Return ``values`` as the rows of epochs 0, 1, 2, … in the current format; messages name ``path``.
 
     Raises:
         UserError: a row is invalid or out of order.
@@ -123,14 +123,14 @@ def check_epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
     for n, value in enumerate(values, 1):
         row = value
         if isinstance(row, dict) and "scores" not in row and "test_top1" in row:
-            old = _validated(path, OldEpochRow, row, f"line {n}: ")
+            old = _validate(path, OldEpochRow, row, f"line {n}: ")
             losses = {} if old.get("train_loss") is None else {"cross-entropy": old["train_loss"]}
             scores = {"top-1": old["test_top1"], "NLL": old.get("test_loss")}
             row = {"losses": losses, "scores": scores, **row}
-        rows.append(_validated(path, EpochRow, row, f"line {n}: "))
+        rows.append(_validate(path, EpochRow, row, f"line {n}: "))
     for n, row in enumerate(rows):
         if row["epoch"] != n:
-            raise _damaged(path, EpochRow, f"line {n + 1} is of epoch {row['epoch']}; epoch {n} is needed there")
+            raise _damage_error(path, EpochRow, f"line {n + 1} is of epoch {row['epoch']}; epoch {n} is needed there")
     return rows
 
 
@@ -154,11 +154,11 @@ def read_rows(folder: Path) -> Rows | None:
         try:
             rows: Rows = load(content)
         except (SafetensorError, ValueError, KeyError) as error:
-            raise _damaged(path, Done, f"it is not a safetensors file: {error}") from None
+            raise _damage_error(path, Done, f"it is not a safetensors file: {error}") from None
         try:
             count_images(rows)
         except UserError as error:
-            raise _damaged(path, Done, str(error)) from None
+            raise _damage_error(path, Done, str(error)) from None
         return rows
     return None
 
@@ -169,9 +169,9 @@ def _read_bytes(path: Path, schema: type[BaseModel]) -> bytes | None:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-            raise _damaged(path, schema, f"it is {kind}; a file is needed")
+            raise _damage_error(path, schema, f"it is {kind}; a file is needed")
         if status.st_size > _MAX_BYTES:
-            raise _damaged(path, schema, f"it has {status.st_size} bytes; at most {_MAX_BYTES} are read")
+            raise _damage_error(path, schema, f"it has {status.st_size} bytes; at most {_MAX_BYTES} are read")
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -184,40 +184,40 @@ def _read_text(path: Path, schema: type[BaseModel]) -> str | None:
     try:
         return None if content is None else content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _damaged(path, schema, f"byte {error.start} is not UTF-8 text") from None
+        raise _damage_error(path, schema, f"byte {error.start} is not UTF-8 text") from None
 
 
-def _parsed(path: Path, schema: type[BaseModel], parse: Callable[[str], Any], language: str, text: str) -> Any:
+def _parse_text(path: Path, schema: type[BaseModel], parse: Callable[[str], Any], format_name: str, text: str) -> Any:
     try:
         return parse(text)
     except RecursionError:
-        raise _damaged(path, schema, "its values are nested too deeply") from None
+        raise _damage_error(path, schema, "its values are nested too deeply") from None
     except ValueError as error:
-        raise _damaged(path, schema, f"it is not valid {language}: {error}") from None
+        raise _damage_error(path, schema, f"it is not valid {format_name}: {error}") from None
 
 
-def _validated(path: Path, schema: type[BaseModel], values: Any, prefix: str) -> Any:
+def _validate(path: Path, schema: type[BaseModel], values: Any, prefix: str) -> Any:
     """Return ``values`` if they fit ``schema``; ``prefix`` begins the message.
 
     Raises:
         UserError: a key is missing or has a wrong value.
     """
     if fault := _value_fault(values):
-        raise _damaged(path, schema, prefix + fault)
+        raise _damage_error(path, schema, prefix + fault)
     try:
         schema.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         if first["type"] == "missing":
-            raise _damaged(path, schema, f"{prefix}{key} is missing") from None
+            raise _damage_error(path, schema, f"{prefix}{key} is missing") from None
         value = f"{key} = {short_repr(first['input'])}" if key else f"it holds {short_repr(first['input'])}"
-        raise _damaged(path, schema, f"{prefix}{value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
+        raise _damage_error(path, schema, f"{prefix}{value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None
     return values
 
 
 def _value_fault(values: Any) -> str:
-    """Describe the first value that Saccade never writes into a file; "" without one."""
+    """Return a description of the first value that Saccade never writes; "" if there is no such value."""
     level = [values]
     for _ in range(_MAX_DEPTH):
         children: list[Any] = []
@@ -238,6 +238,6 @@ def _value_fault(values: Any) -> str:
     return "its values are nested too deeply"
 
 
-def _damaged(path: Path, schema: type[BaseModel], fault: str) -> UserError:
+def _damage_error(path: Path, schema: type[BaseModel], fault: str) -> UserError:
     advice: str = schema.advice  # type: ignore[attr-defined]
     return UserError(f"{path} is damaged: {fault}. {advice.format(folder=path.parent)}")

@@ -104,13 +104,13 @@ class Screen:
                 self.folder = folder
                 self.console.print(Text(printable(description)), soft_wrap=True)
             case ReportBegan():
-                self.print_line("measuring what each arm costs, writing the report")
+                self.print_line("measuring the cost of each arm and writing the report")
             case ChecksBegan():
                 self.print_line("checking the images, building every network")
             case EngineStatus(description):
                 self.print_line(description)
             case ImagesNotCached(reason):
-                self.print_line(f"decoded images are not kept for the next run: {reason}")
+                self.print_line(f"decoded images could not be cached: {reason}")
             case SettingsDecided():
                 self.print_line(event.text())
             case DataOpened(description, cautions):
@@ -164,13 +164,13 @@ class Screen:
             self.print_line("…  " + "; ".join(f"{run.name} {run.text}" for run in self.progress_by_slot.values()))
 
     def show(self, results: StudyResults) -> None:
-        """Print the results table, verdicts and notes; first, an alarm if the host did not learn the task."""
+        """Print a warning if the host did not learn the task, then the results table, verdicts and notes."""
         if results.alarm:
             self.console.print(Text(printable(results.alarm), style="bold red"), soft_wrap=not self.bars)
         self.console.print(_results_table(results))
-        for finding in results.verdicts.values():
+        for verdict in results.verdicts.values():
             self.console.print(
-                Text(printable(finding.sentence()), style=_STYLE.get(finding.verdict_text, "")), soft_wrap=not self.bars
+                Text(printable(verdict.sentence()), style=_STYLE.get(verdict.verdict_text, "")), soft_wrap=not self.bars
             )
         for note in results.notes:
             self.console.print(Text(printable(f"note: {note.text}")), soft_wrap=not self.bars)
@@ -214,7 +214,7 @@ class RunScreen:
             case Caution(text):
                 self.console.print(f"caution: {text}", markup=False)
             case ImagesNotCached(reason):
-                self.print_line(f"decoded images are not kept for the next run: {reason}")
+                self.print_line(f"decoded images could not be cached: {reason}")
             case SettingsDecided():
                 self.print_line(event.text())
             case TrainingBegan(epochs, steps, epoch):
@@ -235,10 +235,10 @@ class RunScreen:
 
 def _format_epoch(row: Mapping[str, Any], epochs: int) -> str:
     """Return loss, scores and duration of one epoch as a line."""
-    texts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
-    texts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
-    number = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
-    return "   ".join([number, *texts, f"{row['seconds']:.1f} s"])
+    parts = [f"loss {math.fsum(row['losses'].values()):.3f}"] if row["losses"] else []
+    parts += [f"{name} {score:.2f}" for name, score in row["scores"].items() if score is not None]
+    epoch_text = f"epoch {row['epoch']:{len(str(epochs))}}/{epochs}"
+    return "   ".join([epoch_text, *parts, f"{row['seconds']:.1f} s"])
 
 
 class _RunProgress:
@@ -286,20 +286,24 @@ class _ProgressBars:
             transient=True,
         )
         self.total_bar = self.progress.add_task("starting", total=None, text="")
-        self.lines: dict[int, TaskID] = {}
+        self.bars_by_slot: dict[int, TaskID] = {}
 
     def update_total(self, text: str, done: float, total: float) -> None:
         self.progress.update(self.total_bar, description=text, completed=done, total=total)
 
     def update_slots(self, progress_by_slot: Mapping[int, _RunProgress]) -> None:
         for slot, run in progress_by_slot.items():
-            if slot not in self.lines:
-                self.lines[slot] = self.progress.add_task("", total=1.0, text="")
+            if slot not in self.bars_by_slot:
+                self.bars_by_slot[slot] = self.progress.add_task("", total=1.0, text="")
             self.progress.update(
-                self.lines[slot], description=f"  {run.name}", completed=run.fraction, text=run.text, visible=True
+                self.bars_by_slot[slot],
+                description=f"  {run.name}",
+                completed=run.fraction,
+                text=run.text,
+                visible=True,
             )
-        for slot in self.lines.keys() - progress_by_slot.keys():
-            self.progress.update(self.lines[slot], visible=False)
+        for slot in self.bars_by_slot.keys() - progress_by_slot.keys():
+            self.progress.update(self.bars_by_slot[slot], visible=False)
 
 
 def _results_table(results: StudyResults) -> Table:
@@ -310,15 +314,15 @@ def _results_table(results: StudyResults) -> Table:
     columns = [f"{metric.name} {metric.unit}".strip(), "difference", "95 % interval", "verdict", *_COSTS]
     cells: list[list[Text | str]] = []
     for arm in results.arms:
-        finding, cost = results.verdicts.get(arm.arm.name), arm.cost
-        word = finding.verdict_text if finding else ""
-        interval = None if finding is None or finding.low is None else (finding.low, finding.high)
+        verdict, cost = results.verdicts.get(arm.arm.name), arm.cost
+        verdict_text = verdict.verdict_text if verdict else ""
+        interval = None if verdict is None or verdict.low is None else (verdict.low, verdict.high)
         cells.append([
             Text(printable(arm.arm.name)),
             _mean_and_sd(arm, digits),
-            "" if finding is None or finding.difference is None else f"{finding.difference:+.{digits}f}",
+            "" if verdict is None or verdict.difference is None else f"{verdict.difference:+.{digits}f}",
             "" if interval is None else f"{interval[0]:+.{digits}f} to {interval[1]:+.{digits}f}",
-            Text(word, style=_STYLE.get(word, "")),
+            Text(verdict_text, style=_STYLE.get(verdict_text, "")),
             "" if arm.parameters is None else f"{arm.parameters:,}",
             f"{cost.macs / 1e6:.1f} M" if cost else "",
             f"{cost.latency.median:.2f} ms" if cost else "",

@@ -16,13 +16,14 @@ from typing import Any
 from saccade.errors import UserError, did_you_mean
 
 __all__ = [
-    "all_names", "canonical", "definition", "function_text", "mechanisms", "module_name", "spec_literal", "summary",
+    "all_names", "canonical", "definition", "function_body", "mechanisms", "module_docstring", "module_name",
+    "spec_literal",
 ]  # fmt: skip
 
 _FOLDER = Path(__file__).with_name("attention")
 _PACKAGE = f"{__package__}.attention"
 _SPEC_PATTERN = re.compile(r"^SPEC = (\{.*?^\})", re.MULTILINE | re.DOTALL)
-"""Pattern of a SPEC literal; parsing only the match is much faster."""
+"""Pattern of a SPEC literal; parsing only the match is faster than parsing the file."""
 
 
 @cache
@@ -52,18 +53,20 @@ def canonical(name: str) -> str:
     Raises:
         UserError: the mechanism does not exist.
 
-    >>> canonical("squeeze_excite"), canonical("saccade.attention.se:SqueezeExcite"), canonical("my.module:Class")
-    ('se', 'se', 'my.module:Class')
+    >>> canonical("squeeze_excite"), canonical("saccade.attention.squeeze_excite:SqueezeExcite")
+    ('se', 'se')
+    >>> canonical("my.module:Class")
+    'my.module:Class'
     """
     short_names = all_names()
     if ":" in name:
-        path, _, class_name = name.partition(":")
-        short = short_names.get(path.removeprefix(f"{_PACKAGE}.")) if path.startswith(f"{_PACKAGE}.") else None
+        module, _, class_name = name.partition(":")
+        short = short_names.get(module.removeprefix(f"{_PACKAGE}.")) if module.startswith(f"{_PACKAGE}.") else None
         return short if short is not None and definition(short).name == class_name else name
     if name not in short_names:
         raise UserError(
             f"no mechanism is called {name!r}.{did_you_mean(name, short_names)} "
-            f"`saccade list` shows all {len(mechanisms())}; your own is called package.module:Class."
+            f"`saccade list` shows all {len(mechanisms())}; name a class of your own package.module:Class."
         )
     return short_names[name]
 
@@ -75,17 +78,17 @@ def _parsed_module(name: str) -> ast.Module:
     Raises:
         UserError: the mechanism or module does not exist, or is not valid Python.
     """
-    path = module_name(name)
+    module = module_name(name)
     if ":" not in canonical(name):
-        return ast.parse((_FOLDER / f"{path.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
+        return ast.parse((_FOLDER / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
     try:
-        module_spec = importlib.util.find_spec(path)
+        module_spec = importlib.util.find_spec(module)
     except Exception as error:  # finding a.b imports a, which may raise any exception
-        raise UserError(f"{name}: module {path!r} cannot be imported: {error}") from None
+        raise UserError(f"{name}: module {module!r} cannot be imported: {error}") from None
     if module_spec is None or module_spec.origin is None:
-        raise UserError(f"{name}: there is no module called {path!r} on the import path")
+        raise UserError(f"{name}: there is no module called {module!r} on the import path")
     if not module_spec.origin.endswith(".py"):
-        raise UserError(f"{name}: module {path!r} has no Python source to read (it is {module_spec.origin})")
+        raise UserError(f"{name}: module {module!r} has no Python source to read (it is {module_spec.origin})")
     try:
         return ast.parse(Path(module_spec.origin).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as error:
@@ -127,10 +130,10 @@ def _first_exported(name: str) -> str | None:
 
 
 def definition(name: str) -> ast.ClassDef | ast.FunctionDef:
-    """Return the syntax tree of the class that ``name`` refers to, or of its factory function.
+    """Return the syntax tree of the class or factory function that ``name`` refers to.
 
     Raises:
-        UserError: the module does not define it.
+        UserError: the module defines no such class or function.
     """
     target = name.partition(":")[2] or _first_exported(name) or ""
     definitions = [node for node in _parsed_module(name).body if isinstance(node, (ast.ClassDef, ast.FunctionDef))]
@@ -158,7 +161,7 @@ def spec_literal(name: str) -> Any:
     return _evaluate_spec(value, name)
 
 
-def function_text(name: str, function: str) -> str | None:
+def function_body(name: str, function: str) -> str | None:
     """Return the source of the body of ``function`` in the mechanism's module, or None."""
     for node in _parsed_module(name).body:
         if isinstance(node, ast.FunctionDef) and node.name == function:
@@ -166,6 +169,6 @@ def function_text(name: str, function: str) -> str | None:
     return None
 
 
-def summary(name: str) -> str:
-    """Return the docstring of a mechanism's module."""
+def module_docstring(name: str) -> str:
+    """Return the docstring of a mechanism's module, else that of its class, else an empty string."""
     return ast.get_docstring(_parsed_module(name)) or ast.get_docstring(definition(name)) or ""

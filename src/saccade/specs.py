@@ -1,8 +1,8 @@
 """SPEC: the metadata of a mechanism, read and checked without importing torch.
 
-Each file of ``attention/`` assigns a literal dictionary to ``SPEC``, which :meth:`Spec.read` checks and converts. A
-field that depends on options is text for the reader, and a function of the same name in the module computes its value.
-The function's parameters are ``channels`` and the options it needs, or ``**options``.
+Each file of ``attention/`` assigns a literal dictionary to ``SPEC``, which :meth:`Spec.read` checks and converts. If
+a field depends on the options, SPEC holds a description, and the module's function of that name returns the value. The
+function's parameters are ``channels`` and the options it needs, or ``**options``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _REPOSITORY = r"[\w.-]+/[\w.-]+( \(.+\))?$"
 
 @dataclass(frozen=True)
 class GateRange:
-    """Interval of the values of a gate, without its ends; ``includes_low`` adds the lower end."""
+    """Open interval of gate values; ``includes_low`` closes it below."""
 
     low: float
     high: float
     includes_low: bool = False
 
     def contains(self, value: float) -> bool:
-        """Return True if ``value`` lies inside."""
+        """Return True if ``value`` lies in the interval."""
         return (self.low <= value if self.includes_low else self.low < value) and value < self.high
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Paper:
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedResult:
-    """Result printed in a paper or repository: ``params`` and ``macs`` in the unit ``unit``, ``top1`` in %."""
+    """Result printed in a paper or repository, for the network ``net``; ``top1`` is in %."""
 
     net: str
     source: str
@@ -62,13 +62,14 @@ class PublishedResult:
     macs: float | None = None
     top1: float | None = None
     unit: str = "10^6, 10^9"
+    """Units of ``params`` and ``macs``, in this order."""
     note: str = ""
     where: str | tuple[str, ...] = "paper"
     """Positions of the mechanism in that network, as ``plug`` accepts them."""
 
 
 def _no_function(field_name: str) -> None:
-    """Return None: the module has no function for any field."""
+    """Return None; used if no ``find_function`` is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class Spec:
 
     title: str
     kind: str
-    """Form: ``gate`` x·g(x), ``context`` x + c(x), ``conv`` a convolution, ``transform`` any other of that shape."""
+    """Form: ``gate`` x·g(x), ``context`` x + c(x), ``conv`` a convolution, ``transform`` any other."""
     evidence: str
     """Reference that the default options reproduce.
 
@@ -90,23 +91,23 @@ class Spec:
     aliases: tuple[str, ...] = ()
     """Further names that users may type; the file name is always one."""
     code: tuple[str, ...] = ()
-    """Repositories whose output and gradients the module equals: ``owner/name`` or ``owner/name (options)``."""
+    """Repositories with the same output and gradients: ``owner/name`` or ``owner/name (options)``."""
     paper: Paper | None = None
     position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
     """Maps host family (``default``, ``mobilenetv2``, …) to the paper's position, as ``plug`` accepts it."""
     limits: tuple[str, ...] = ()
-    """Beginnings of the messages of the constructor's ValueErrors."""
+    """Beginnings of the constructor's ValueError messages for unsupported arguments."""
     neutral: bool | str = False
     """True if the module is the identity, bit for bit, at initialisation; text if the function ``neutral`` decides."""
     gate: GateRange | str | None = None
     """Range of the gate, written ``(0.0, 1.0)``; text if the function ``gate`` computes it."""
     equivariant: tuple[str, ...] | str = ()
-    """Operations it commutes with: ``permutation`` of pixels, ``flip`` left to right, ``transpose`` of the axes.
+    """Operations that the module commutes with: ``permutation`` of pixels, left-right ``flip``, ``transpose`` of axes.
 
     Text if the function ``equivariant`` computes them.
     """
     needs: tuple[str, ...] = ()
-    """Further inputs of the mechanism: the feature map's ``size``, the vectors of the ``previous stage``."""
+    """Inputs besides the feature map: its height and width (``size``), vectors of the ``previous stage``."""
     published: tuple[PublishedResult, ...] = ()
     timm: str | None = None
     """Name of the closest layer in timm."""
@@ -130,7 +131,7 @@ class Spec:
         keys = {f.name for f in fields(cls)} - {"find_function"}
         for key in literal:
             if key not in keys:
-                raise UserError(f"{owner}: SPEC has no fact called {key!r}.{did_you_mean(key, keys)}")
+                raise UserError(f"{owner}: SPEC has no key {key!r}.{did_you_mean(key, keys)}")
         for key in ("title", "kind", "evidence"):
             if key not in literal:
                 raise UserError(f"{owner}: SPEC lacks the key {key!r}")
@@ -177,7 +178,7 @@ class Spec:
     def parameters(self, channels: int, options: Mapping[str, Any]) -> int | None:
         """Return the number of learnable parameters; ``options`` must hold every option.
 
-        None if the module has no function ``parameters``, or ``options`` lacks a size that it needs.
+        None if the module has no function ``parameters``, or the mechanism needs ``size`` and ``options`` has none.
         """
         if self.find_function("parameters") is None or ("size" in self.needs and not options.get("size")):
             return None
@@ -200,7 +201,7 @@ class Spec:
         gate_range: GateRange | None = self._call_function("gate", {"channels": channels, **options})
         return gate_range
 
-    def missing_arguments(self, field_name: str, values: Mapping[str, Any]) -> str | None:
+    def reason_not_callable(self, field_name: str, values: Mapping[str, Any]) -> str | None:
         """Return the reason why the function of a field cannot be called with ``values``, or None."""
         function = self.find_function(field_name)
         if function is None:
@@ -210,7 +211,7 @@ class Spec:
         return f"{field_name} needs {', '.join(missing)}" if missing else None
 
     def _call_function(self, field_name: str, values: Mapping[str, Any]) -> Any:
-        function, reason = self.find_function(field_name), self.missing_arguments(field_name, values)
+        function, reason = self.find_function(field_name), self.reason_not_callable(field_name, values)
         if function is None or reason is not None:
             raise UserError(f"{self.title}: {reason}")
         explicit = _explicit_parameters(function)

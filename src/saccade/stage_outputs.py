@@ -18,17 +18,20 @@ __all__ = ["PreviousStage", "StageOutputs"]
 
 
 class _OpenCall:
-    """An object around the vectors, because ``torch.compile`` would treat the tensors of a dict as graph inputs."""
+    """Vectors written during one call of the host.
+
+    The object wraps the dict, because ``torch.compile`` would treat tensors of a dict as graph inputs.
+    """
 
     def __init__(self) -> None:
         self.vectors: dict[str, Tensor] = {}
 
 
 class StageOutputs:
-    """Vectors (B, C) by site during one call of the host, separate for each thread. Copies start empty.
+    """Store of the vectors (B, C) of one call of the host, keyed by site, separate for each thread. Copies start empty.
 
-    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. So after a host has
-    called itself, the outer call raises UserError when it reads.
+    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. A host
+    that calls itself is not supported: reads in its outer call raise UserError.
     """
 
     def __init__(self) -> None:
@@ -52,7 +55,7 @@ class StageOutputs:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Open a call for the duration of the block; calls of the whole host inside it have their own vectors."""
+        """Open a call, in which parts of the host can run; calls of the whole host have their own vectors."""
         outer_call = getattr(self._state, "explicit_call", None)
         self._state.host_call, self._state.explicit_call = None, _OpenCall()
         try:
@@ -61,7 +64,7 @@ class StageOutputs:
             self._state.explicit_call = outer_call
 
     def vectors(self) -> dict[str, Tensor]:
-        """Return the vectors (B, C) written so far, by site; {} outside a call."""
+        """Return the vectors (B, C) written so far, keyed by site; {} outside a call."""
         return {} if self._open_call is None else dict(self._open_call.vectors)
 
     def write(self, site: str, vector: Tensor) -> None:
@@ -69,17 +72,17 @@ class StageOutputs:
         if self._open_call is not None:
             self._open_call.vectors[site] = vector
 
-    def read(self, reader: str, sources: tuple[str, ...]) -> list[Tensor]:
-        """Return the vectors (B, C) of the sites ``sources`` for the site ``reader``.
+    def read(self, reader_site: str, sources: tuple[str, ...]) -> list[Tensor]:
+        """Return the vectors (B, C) of the sites ``sources`` for the site ``reader_site``.
 
         Raises:
             UserError: no call is open, or a source has not run in it.
         """
         if self._open_call is None:
             raise UserError(
-                f"the mechanism at {reader} reads vectors of {', '.join(sources)} from the same forward pass of the "
-                "host, and no such pass is running: a part of the host was run separately, as `forward_features` and "
-                "feature extractors do, or again, as gradient checkpointing does in the backward pass, or the host "
+                f"the mechanism at {reader_site} reads vectors of {', '.join(sources)} from the same forward pass of "
+                "the host, and no such pass is running: a part of the host was run separately, as `forward_features` "
+                "and feature extractors do, or again, as gradient checkpointing does in the backward pass, or the host "
                 "called itself. Call the whole host, run its parts inside `with saccade.one_call(host):`, and switch "
                 "gradient checkpointing off"
             )
@@ -87,17 +90,17 @@ class StageOutputs:
         missing = [source for source in sources if source not in vectors]
         if missing:
             raise UserError(
-                f"the mechanism at {reader} reads vectors of {', '.join(missing)}, which did not run in this forward "
-                "pass of the host: plug modules that run in every forward pass"
+                f"the mechanism at {reader_site} reads vectors of {', '.join(missing)}, which did not run in this "
+                "forward pass of the host: plug modules that run in every forward pass"
             )
         return [vectors[source] for source in sources]
 
 
 class PreviousStage(nn.Module):
-    """Publishes the vector of its site, and returns the vectors of the previous stage.
+    """Writes the vector of its site, and returns the vectors of the previous stage.
 
     Args:
-        count: number of vectors to read, the mechanism's option ``previous``; 0 in the first stage.
+        count: number of vectors to read (the option ``previous``); 0 in the first stage.
 
     Raises:
         ValueError: ``count`` is negative.
@@ -120,7 +123,7 @@ class PreviousStage(nn.Module):
         self.outputs, self.site, self.sources = outputs, site, sources
 
     def forward(self, vector: Tensor) -> list[Tensor]:
-        """Publish ``vector`` (B, C); return the vectors of the sources, each (B, channels of its site).
+        """Write ``vector`` (B, C); return the vectors of the sources, each (B, channels of its site).
 
         Raises:
             ValueError: ``count`` is positive, and the module is not connected to a host.

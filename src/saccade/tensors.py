@@ -12,7 +12,7 @@ __all__ = ["tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in nested tuples, lists, sets, mappings (their values) and dataclasses, in order."""
+    """Yield the tensors in nested tuples, lists, sets, mappings (their values) and dataclasses."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):

@@ -11,7 +11,7 @@ __all__ = ["conflict_message"]
 
 def conflict_message(training: Any) -> str | None:
     """Return a message for the first conflict among the keys of ``training``, a ``recipe.Training``; None without
-    one.
+    conflicts.
     """
     return next((f"training.{conflict}" for conflict in _conflicts(training)), None)
 
@@ -33,17 +33,20 @@ def _conflicts(training: Any) -> Iterator[str]:
 
 def _phase_conflicts(training: Any) -> Iterator[str]:
     if training.phases and training.epochs != (total := sum(phase.epochs for phase in training.phases)):
-        yield f"epochs = {training.epochs}: the phases have {total} together; set {total} or leave training.epochs out"
+        yield (
+            f"epochs = {training.epochs}: the phases have {total} epochs in total; set {total} or leave "
+            "training.epochs out"
+        )
 
 
 def _schedule_conflicts(training: Any) -> Iterator[str]:
-    for key, users in (
+    for key, used_by in (
         ("milestones", ("multistep",)),
         ("step_epochs", ("step",)),
         ("gamma", ("step", "multistep", "exponential")),
     ):
-        if getattr(training, key) not in (None, ()) and training.schedule not in users:
-            yield _unused_message(key, training, "schedule", users)
+        if getattr(training, key) not in (None, ()) and training.schedule not in used_by:
+            yield _unused_message(key, training, "schedule", used_by)
     for schedule, key in (("multistep", "milestones"), ("step", "step_epochs"), ("exponential", "gamma")):
         if training.schedule == schedule and getattr(training, key) in (None, ()):
             yield f"schedule = {schedule!r} needs training.{key}"
@@ -52,14 +55,14 @@ def _schedule_conflicts(training: Any) -> Iterator[str]:
     longest = max((phase.epochs for phase in training.phases), default=training.epochs)
     for key, drops in (("milestones", training.milestones[-1:]), ("step_epochs", [training.step_epochs or 0])):
         if any(epoch >= longest for epoch in drops):
-            duration = "the longest phase has" if training.phases else "training.epochs is"
-            yield f"{key}: the learning rate would drop after epoch {drops[0]}, and {duration} {longest}"
+            limit_text = "the longest phase has" if training.phases else "training.epochs is"
+            yield f"{key}: the learning rate would drop after epoch {drops[0]}, and {limit_text} {longest}"
 
 
 def _optimizer_conflicts(training: Any) -> Iterator[str]:
-    for key, users in (("nesterov", ("sgd",)), ("rmsprop_alpha", ("rmsprop",)), ("eps", ("adamw", "rmsprop"))):
-        if getattr(training, key) not in (None, False) and training.optimizer not in users:
-            yield _unused_message(key, training, "optimizer", users)
+    for key, used_by in (("nesterov", ("sgd",)), ("rmsprop_alpha", ("rmsprop",)), ("eps", ("adamw", "rmsprop"))):
+        if getattr(training, key) not in (None, False) and training.optimizer not in used_by:
+            yield _unused_message(key, training, "optimizer", used_by)
     if training.nesterov and not training.momentum:
         yield "nesterov = True needs training.momentum above 0"
 
@@ -73,12 +76,12 @@ def _teacher_conflicts(training: Any) -> Iterator[str]:
             )
 
 
-def _unused_message(key: str, training: Any, selector: str, users: tuple[str, ...]) -> str:
-    """Return a message that the value of ``selector`` leaves ``key`` without effect."""
+def _unused_message(key: str, training: Any, selector: str, used_by: tuple[str, ...]) -> str:
+    """Return a message that ``key`` has no effect with this ``selector``, "schedule" or "optimizer"."""
     value = getattr(training, key)
-    text = list(value) if isinstance(value, tuple) else value
-    needed = " or ".join(map(repr, users))
+    shown_value = list(value) if isinstance(value, tuple) else value
+    needed = " or ".join(map(repr, used_by))
     return (
-        f"{key} = {text}: training.{selector} is {getattr(training, selector)!r}, which does not use it; "
+        f"{key} = {shown_value}: training.{selector} is {getattr(training, selector)!r}, which does not use it; "
         f"set training.{selector} to {needed} or leave training.{key} out"
     )

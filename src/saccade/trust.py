@@ -27,18 +27,17 @@ __all__ = [
 ]
 
 Trust = bool | Collection[str]
-"""Names a file may use besides the known ones: all if True, none if False, else those listed, ``["my.module:Class"]``.
-"""
+"""Unknown names that a file may import: True for all, False for none, or a list such as ``["my.module:Class"]``."""
 
 _CONTROLS = {control.path for control in CONTROLS.values()}
 """Paths of the controls, which are plugged like mechanisms but are not in the catalogue."""
 
 _FETCHING = re.compile(r"pretrained|(?<!init)weights|checkpointpath|cachedir|trustremotecode|automap|hfhub")
-"""Names of options that make a library download or open something; lower case, without punctuation."""
+"""Pattern of options that make a library download or open files, in lower case without punctuation."""
 _NOT_FETCHING = frozenset({"pretrainedwindowsize", "pretrainedwindowsizes", "bboxregweights"})
 """Names that match ``_FETCHING`` but are hyperparameters of the network."""
 _MAX_DEPTH = 20
-"""Largest depth of nested options; those of the libraries have at most four levels."""
+"""Maximum nesting depth of options; the libraries nest at most four levels."""
 
 
 def is_trusted(name: str, trust: Trust) -> bool:
@@ -63,21 +62,21 @@ def refusal_error(noun: str, name: str, owner: str) -> UserError:
 
 
 def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Trust) -> None:
-    """Raise UserError unless the file ``owner`` may name this mechanism, and others in its option ``mechanism``.
+    """Raise UserError unless the file ``owner`` may name this mechanism, and those nested in its option ``mechanism``.
 
     Raises:
-        UserError: the name is neither in the catalogue nor trusted.
+        UserError: a name is neither in the catalogue, nor a control, nor trusted.
     """
     for mechanism in _nested_mechanisms(name, options, owner):
-        spellings = catalog.all_names()
-        if is_trusted(mechanism, trust) or mechanism in _CONTROLS or catalog.canonical(mechanism) in spellings:
+        short_names = catalog.all_names()
+        if is_trusted(mechanism, trust) or mechanism in _CONTROLS or catalog.canonical(mechanism) in short_names:
             continue
         if ":" in mechanism:
             raise refusal_error("mechanism", mechanism, owner)
-        if mechanism not in spellings:
+        if mechanism not in short_names:
             raise UserError(
-                f"{owner}: no mechanism is called {brief(mechanism)!r}.{did_you_mean(mechanism[:60], spellings)} "
-                f"`saccade list` shows all {len(set(spellings.values()))}."
+                f"{owner}: no mechanism is called {brief(mechanism)!r}.{did_you_mean(mechanism[:60], short_names)} "
+                f"`saccade list` shows all {len(set(short_names.values()))}."
             )
 
 
@@ -94,7 +93,7 @@ def _nested_mechanisms(name: str, options: Mapping[str, Any], owner: str) -> Ite
 
 
 def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
-    """Raise UserError if options of a host, in the file ``owner``, would load files or weights.
+    """Raise UserError unless the options of a host, in the file ``owner``, are safe.
 
     Raises:
         UserError: an option loads weights or a file, a value contains an address or path, or a number exceeds
@@ -116,7 +115,7 @@ def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
 
 
 def find_fetching_option(options: Mapping[str, Any], owner: str) -> str | None:
-    """Return the dotted key of the first option that makes a library fetch weights or open a file, or None."""
+    """Return the dotted key of an option that makes a library fetch weights or open a file, or None."""
     for key, value in _nested_values(options, owner):
         last_part = re.sub(r"[\W_]+", "", key.rpartition(".")[2].lower())
         is_enabled = value is not None and value is not False
@@ -135,7 +134,7 @@ def check_numbers(options: Mapping[str, Any], owner: str, largest: int) -> None:
         if isinstance(value, (int, float)) and not -largest <= value <= largest:
             raise UserError(
                 f"{owner}: the option {brief(key)!r} = {brief(value, 60)} is beyond {largest:,}, the largest "
-                "number that fits the weights"
+                "number allowed for weights of these sizes"
             )
 
 

@@ -36,7 +36,7 @@ def test_an_option_without_a_default_is_shown(run):
 def test_show_says_what_replaces_a_convolution(run):
     _, out, _ = run("show", "dcn2")
     assert re.search(r"kind +conv\n", out)
-    assert re.search(r"identity at its own start +no \(it replaces a convolution\)", out)
+    assert re.search(r"identity at initialisation +no \(it replaces a convolution\)", out)
 
 
 @pytest.mark.parametrize(

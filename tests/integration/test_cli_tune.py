@@ -25,7 +25,7 @@ def test_every_arm_has_the_same_budget_and_finds_the_better_rate(run, tmp_path, 
     said = out.splitlines()
     assert said[0] == "none, se × 1 seed = 2 runs, 1 at a time -> s"
     assert said[1] == "tuning first: 2 arms × 2 values × 1 seed = 4 runs, 1 at a time -> s/tuning"
-    assert f"tuned; now {said[0]}" in said
+    assert f"tuning finished; starting {said[0]}" in said
     assert "trained on 80 of the training images and scored on the other 20" in "".join(said)
 
     trials, study = Study.open("s/tuning"), Study.open("s")
@@ -70,6 +70,6 @@ def test_a_plan_counts_the_tuning_runs(run, tmp_path):
 def test_in_python(tmp_path):
     with pytest.raises(UserError, match="at least two values to choose from; found 1"):
         saccade.compare(attention="se", tune={"training.lr": [0.1]}, out=tmp_path / "s")
-    with pytest.raises(UserError, match="is to be tried twice"):
+    with pytest.raises(UserError, match="is given twice"):
         saccade.compare(attention="se", tune="lr=0.1,0.1", out=tmp_path / "s")
     assert not (tmp_path / "s").exists()

@@ -23,7 +23,7 @@ from saccade.escaping import printable
 __all__ = ["main"]
 
 _MAX_MESSAGE_LENGTH = 2000
-"""Characters of a message, which may repeat what was typed."""
+"""Maximum length of an error message, which may quote long user input."""
 _COMMANDS = sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py"))
 
 
@@ -69,7 +69,7 @@ def main() -> NoReturn:
         with explain_missing_packages():
             code = saccade.main(prog_name="saccade", standalone_mode=False)
     except UserError as error:
-        code = _print_error(str(error))
+        code = _report_error(str(error))
     except click.ClickException as error:
         vars(error)["message"] = _to_line(error.message)  # the message may contain unprintable user input
         error.show()
@@ -84,7 +84,7 @@ def main() -> NoReturn:
         message = system_error_message(error)
         if message is None:
             raise
-        code = _print_error(message)
+        code = _report_error(message)
     finally:
         signal.signal(signal.SIGTERM, sigterm_handler)
     sys.exit(code or 0)
@@ -98,14 +98,14 @@ def _check_working_directory() -> None:
         raise UserError(f"the working directory cannot be used ({error.strerror}); change to another with cd") from None
 
 
-def _print_error(message: str) -> int:
+def _report_error(message: str) -> int:
     """Print ``message`` on one line of stderr, and return exit code 2."""
     click.echo(f"saccade: {_to_line(message)}", err=True)
     return 2
 
 
 def _to_line(text: str) -> str:
-    """Return ``text`` as one printable line, truncated; it may contain file names or the message of a library."""
+    """Return ``text`` as one printable line, truncated to ``_MAX_MESSAGE_LENGTH`` characters."""
     line = printable(re.sub(r"\s*\n\s*", " ", text))
     return (
         line

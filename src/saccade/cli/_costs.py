@@ -37,24 +37,24 @@ def costs(
         model: name of a timm model, built with random weights.
         mechanisms: names of mechanisms, with options if needed, as ``das:alpha=0.1``.
         size: image size (C, H, W); None for the network's own.
-        batch: number of images of the training step whose memory is counted; latency and memory are for one image.
+        batch: batch size of the training step whose peak memory is measured; latency and memory are for one image.
         seconds: seconds of timing per network.
 
     Yields:
-        a dictionary with ``mechanism`` and either ``refused``, the reason why it cannot be inserted, or: ``sites``,
+        a dictionary with ``mechanism`` and either ``refused``, the reason for a failed insertion, or: ``sites``,
         ``positions``, ``parameters`` and ``macs`` of the changed network; ``latency``, ``memory`` and ``step_memory``
         as ratios to the plain network; and ``plain``, the costs of the plain network.
 
     Raises:
         UserError: the model or a mechanism does not exist, or the model does not accept images of this size.
     """
-    parsed = {text: catalog.parse(text) for text in mechanisms}
+    mechanisms_by_text = {text: catalog.parse(text) for text in mechanisms}
     host = create_host(Model(name=model), num_classes=1000, channels=size[0] if size else 3)
     input_shape = list(example_input(host, size)[0].shape[1:])
     with torch.no_grad(), preserve_state(host):
         ForwardCall.build(host, size, batch).run_checked()  # report an unsupported size once, not per mechanism
     plain_step = step_memory(ForwardCall.build(host, size, batch))
-    for text, (name, options) in parsed.items():
+    for text, (name, options) in mechanisms_by_text.items():
         changed = copy.deepcopy(host)
         try:
             insert(changed, name, start="paper", input=size, **options)

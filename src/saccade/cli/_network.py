@@ -23,8 +23,8 @@ _MAX_SIDE = 8192
 def build_network(name: str, trust: bool = False) -> nn.Module:
     """Build the network ``name``: a timm model, ``torchvision:NAME``, a saved folder or ``package.module:function``.
 
-    Only a folder has trained weights, or a function that loads them. The function is imported and called, which is safe
-    only because the user typed its name. A folder may name modules that need ``trust``; see ``saccade.load``.
+    The weights are random unless ``name`` is a folder or a function that loads weights. Never pass a name read from a
+    file: the function is imported and called. ``trust`` applies to names in a folder; see ``saccade.load``.
 
     Raises:
         UserError: the name is unknown, the folder holds no network, or the function cannot be imported or does not
@@ -34,20 +34,21 @@ def build_network(name: str, trust: bool = False) -> nn.Module:
 
     if Path(name).is_dir():
         return load(name, trust=trust)
-    module_name, _, function = name.partition(":")
-    if function.isidentifier() and module_name != "torchvision" and all(map(str.isidentifier, module_name.split("."))):
-        return _call_builder(name, module_name, function)
+    module_name, _, function_name = name.partition(":")
+    is_identifier = all(map(str.isidentifier, [function_name, *module_name.split(".")]))
+    if is_identifier and module_name != "torchvision":
+        return _call_builder(name, module_name, function_name)
     return rebuild(origin(name))
 
 
-def _call_builder(name: str, module: str, function: str) -> nn.Module:
-    """Call the user's ``function`` and return its network; the global random state is preserved."""
+def _call_builder(name: str, module_name: str, function_name: str) -> nn.Module:
+    """Call the user's function and return its network; the global random state is preserved."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
         try:
-            model = getattr(import_module(module), function)()
-        except Exception as error:  # whatever a user's module raises
+            model = getattr(import_module(module_name), function_name)()
+        except Exception as error:  # a user's module may raise anything
             raise UserError(f"the network {name!r} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise UserError(f"the network {name!r} is a {type(model).__name__}; a torch.nn.Module is needed")
@@ -55,7 +56,7 @@ def _call_builder(name: str, module: str, function: str) -> nn.Module:
 
 
 def origin(name: str) -> dict[str, str]:
-    """Return the origin of the network ``name`` in the form that ``saccade.save`` stores.
+    """Return the origin of the network ``name`` as ``saccade.save`` stores it, such as ``{"timm": "resnet18"}``.
 
     Raises:
         UserError: neither timm nor torchvision has a network of this name.

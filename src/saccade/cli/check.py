@@ -1,4 +1,4 @@
-"""``saccade check``: test a mechanism against the contract."""
+"""``saccade check``: test a mechanism against the contract, a list of properties called promises."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["command"]
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the records as JSON.")
 def command(mechanism: str, channels: int, as_json: bool) -> None:
-    """Test MECHANISM against every promise of the contract.
+    """Test MECHANISM against the contract, a list of properties (promises) that every mechanism must have.
 
     MECHANISM is a name, or package.module:Class of your own; options are added as name:option=value. A list with one
     value per stage is refused. The exit code is 1 if a promise is broken.
@@ -49,11 +49,11 @@ def command(mechanism: str, channels: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(record) for record in records], indent=2))
     else:
-        meaning = {promise.__name__: (promise.__doc__ or "").strip().splitlines()[0] for promise in PROMISES}
+        summary_by_promise = {promise.__name__: (promise.__doc__ or "").strip().splitlines()[0] for promise in PROMISES}
         width = max(len(record.promise) for record in records)
         first_by_reason: dict[str, str] = {}
         for record in records:
-            text = record.reason or meaning[record.promise]
+            text = record.reason or summary_by_promise[record.promise]
             if record.status == "failed" and first_by_reason.setdefault(text, record.promise) != record.promise:
                 text = f"same reason as {_with_spaces(first_by_reason[text])}"
             click.echo(f"{record.status}  {_with_spaces(record.promise).ljust(width)}  {text}")
@@ -72,7 +72,7 @@ def _progress(promises: Sequence[str]) -> Iterator[Callable[[Iterable[Record]], 
     from rich.console import Console
     from rich.progress import Progress
 
-    # The real stderr: sys.stderr is redirected while torch prints.
+    # Keep the current stderr: examine() replaces sys.stderr while torch prints.
     with Progress(console=Console(file=sys.stderr), transient=True) as bar:
         task = bar.add_task(_with_spaces(promises[0]), total=len(promises))
 

@@ -42,7 +42,7 @@ __all__ = ["command"]
     "--controls",
     metavar="LIST",
     default="",
-    help="extra, noise or shuffled for every mechanism; noise:das for das only.",
+    help="Add controls: extra, noise or shuffled for every mechanism, noise:das for das only.",
 )
 @click.option(
     "--seeds", metavar="N | LIST", help="Number of seeds, or a list of seeds.  [default: 3 on digits, 5 on your images]"
@@ -65,7 +65,8 @@ __all__ = ["command"]
     "--tune",
     metavar="KEY[=LIST]",
     multiple=True,
-    help="Tune a key of every arm on validation images first: training.lr=0.01,0.03,0.1; lr tries ×1/3, ×1, ×3.",
+    help="Tune a key of every arm on validation images first: training.lr=0.01,0.03,0.1. "
+    "Without a list, lr tries 1/3, 1 and 3 times the recipe's value.",
 )
 @click.option(
     "--tune-seeds",
@@ -73,7 +74,7 @@ __all__ = ["command"]
     type=int,
     default=1,
     show_default=True,
-    help="Number of tuning runs per arm, value and seed.",
+    help="Number of tuning seeds per seed of the study; every arm tries every value with each.",
 )
 @click.option(
     "--out", metavar="FOLDER", help="Folder of the study; repeat the command to resume it.  [default: runs/…]"
@@ -149,13 +150,13 @@ def command(
     if only_plan:
         from saccade.study.memory import keep_freed_memory
 
-        keep_freed_memory()  # as workers do, because their training steps are timed here
+        keep_freed_memory()  # as in workers, so that steps timed here are as fast as theirs
 
-        def show(event: Event) -> None:
+        def print_plan(event: Event) -> None:
             if isinstance(event, StudyPlanned):
                 click.echo(printable(event.description), err=as_json)
 
-        plan = forecast(**arguments, notify=show)
+        plan = forecast(**arguments, notify=print_plan)
         click.echo(json.dumps(plan.to_json(), indent=2) if as_json else printable(plan.text(), keep="\n"))
         return
 

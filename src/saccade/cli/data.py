@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _MAX_LISTED = 10
-"""Number of sizes and refusals that are printed; ``--json`` prints all."""
+"""Maximum number of sizes and of refusals to print; ``--json`` prints all."""
 
 
 @click.command("data")
 @click.argument("source")
-@click.option("--show", metavar="FILE", help="Draw a contact sheet with labels and boxes: .png, .jpg or .webp.")
+@click.option(
+    "--show", "sheet_file", metavar="FILE", help="Draw a contact sheet with labels and boxes: .png, .jpg or .webp."
+)
 @click.option(
     "--set",
     "settings",
@@ -39,7 +41,7 @@ _MAX_LISTED = 10
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.pass_context
 def command(
-    ctx: click.Context, source: str, show: str | None, settings: tuple[str, ...], skip_bad: bool, as_json: bool
+    ctx: click.Context, source: str, sheet_file: str | None, settings: tuple[str, ...], skip_bad: bool, as_json: bool
 ) -> None:
     """Print classes, numbers and sizes of the images in SOURCE, and the files that training would refuse.
 
@@ -49,10 +51,10 @@ def command(
     from saccade.data.transforms import check_augmentations
     from saccade.recipe import Recipe
 
-    if show is not None:
+    if sheet_file is not None:
         from saccade.data.sheet import sheet_format
 
-        sheet_format(Path(show))
+        sheet_format(Path(sheet_file))  # refuse a wrong suffix before the images are opened
     for setting in settings:
         if not setting.strip().startswith("data."):
             raise UserError(f"{setting!r}: only keys of the section data are used here; write data.key=value")
@@ -67,9 +69,9 @@ def command(
     with _progress() as on_event:
         facts = layout.describe(data, on_event)
     click.echo(json.dumps(facts, indent=2) if as_json else _format_facts(facts))
-    if show is not None and not facts["refused"]:
-        _draw(layout, data, facts, Path(show))
-        click.echo(f"wrote {printable(show)}", err=True)
+    if sheet_file is not None and not facts["refused"]:
+        _write_sheet(layout, data, facts, Path(sheet_file))
+        click.echo(f"wrote {printable(sheet_file)}", err=True)
     ctx.exit(1 if facts["refused"] else 0)
 
 
@@ -85,11 +87,11 @@ def _progress() -> Iterator[Notify | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("checking images")
 
-        def show(event: Event) -> None:
+        def on_event(event: Event) -> None:
             if isinstance(event, FilesChecked):
                 bar.update(task, completed=event.done, total=event.total)
 
-        yield show
+        yield on_event
 
 
 def _format_facts(facts: dict[str, Any]) -> str:
@@ -125,11 +127,11 @@ def _format_facts(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _draw(layout: Layout, data: Data, facts: dict[str, Any], path: Path) -> None:
+def _write_sheet(layout: Layout, data: Data, facts: dict[str, Any], path: Path) -> None:
     from saccade.data import sheet
 
-    sized = data.model_copy(update={"size": (facts["height"], facts["width"])})
-    rows = [(split, layout.read_cells(sized, split, 20)) for split in facts["used"]]
+    resized_data = data.model_copy(update={"size": (facts["height"], facts["width"])})
+    rows = [(split, layout.read_cells(resized_data, split, 20)) for split in facts["used"]]
     counts = ", ".join(f"{count} {split}" for split, count in facts["used"].items())
     title = f"{facts['source']}: {counts} images, {facts['height']}×{facts['width']} pixels"
     sheet.write_sheet(sheet.contact_sheet(rows, printable(title)), path)

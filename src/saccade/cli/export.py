@@ -84,19 +84,22 @@ def command(
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-    # The real stderr: sys.stderr is redirected during the export, to hide the output of exporters.
+    # Keep the current stderr: export() replaces sys.stderr to hide the output of exporters.
     console, is_terminal = Console(file=sys.stderr), sys.stderr.isatty()
     with Progress(
         *columns, console=console, transient=True, disable=not is_terminal, redirect_stderr=False
     ) as progress:
         task = progress.add_task("building the network")
-        network, facts = _load_saved(Path(model), trust) if is_folder else _build_named(model, mechanism, input_size)
+        if is_folder:
+            network, arguments = _load_saved(Path(model), trust)
+        else:
+            network, arguments = _build_named(model, mechanism, input_size)
         if input_size:
-            facts["input"] = input_size
+            arguments["input"] = input_size
 
         from saccade.exporting import export
 
-        options: dict[str, Any] = {"format": kind, "dynamic": dynamic, **facts}
+        options: dict[str, Any] = {"format": kind, "dynamic": dynamic, **arguments}
         exported = export(network, path, notify=lambda text: progress.update(task, description=text), **options)
     if as_json:
         click.echo(json.dumps(asdict(exported), indent=2, ensure_ascii=False))
@@ -121,7 +124,7 @@ def _default_path(model: str, kind: str, is_folder: bool) -> Path:
 
 
 def _load_saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """Load the network in ``folder`` and its saved facts, except those that are arguments of ``export``."""
+    """Load the network in ``folder``; return it and the keyword arguments for ``export``."""
     from saccade.exporting import export
     from saccade.exporting.arguments import RESERVED
     from saccade.saving import describe, load
@@ -133,17 +136,17 @@ def _load_saved(folder: Path, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
         if not runs or (folder / "config.json").exists():
             raise
         raise UserError(f"{folder} is a study; export one of its {len(runs)} runs, such as {runs[0]}") from error
-    origin_facts = {key: config[key] for key in ("host", "input", "classes")}
+    arguments = {key: config[key] for key in ("host", "input", "classes")}
     reserved = {*RESERVED, *inspect.signature(export).parameters}
     return load(folder, trust=trust), {
         key: value for key, value in config["facts"].items() if key not in reserved
-    } | origin_facts
+    } | arguments
 
 
 def _build_named(
     name: str, mechanism: tuple[str, dict[str, Any]] | None, input_size: tuple[int, ...] | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build the network ``name`` with random weights, and return it and its origin."""
+    """Build the network ``name`` with random weights, and return it and the keyword arguments for ``export``."""
     from saccade.surgery.insert import insert
 
     network = build_network(name)
@@ -168,7 +171,8 @@ def _summary_lines(exported: Exported) -> list[str]:
     for name, shape in exported.inputs.items():
         variable_axes = [axis for axis in shape if isinstance(axis, str)]
         multiple = exported.metadata.get("multiple")
-        constraints = [minimum_note] * bool(minimum_note) + [f"both multiples of {multiple}"] * (multiple is not None)
+        multiple_note = f"height and width multiples of {multiple}" if multiple is not None else ""
+        constraints = filter(None, (minimum_note, multiple_note))
         note = "".join(f", {text}" for text in constraints) if "height" in variable_axes else ""
         lines.append(f"input {name} float32 ({', '.join(map(str, shape))}){note}; output {', '.join(exported.outputs)}")
     differences = ", ".join(f"{row.difference:.1e} at {'×'.join(map(str, row.shape))}" for row in exported.compared)

@@ -1,4 +1,4 @@
-"""``saccade judge``: compare arms by the scores of any trainer."""
+"""``saccade judge``: compare arms by scores that any training program wrote."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from saccade.escaping import printable
 
 __all__ = ["command"]
 
-_COMMA = re.compile(r",(?![^\[\]]*\])")
-"""Comma between names, which is not inside brackets as in eca:kernel_size=[3,5]."""
+_TOP_LEVEL_COMMA = re.compile(r",(?![^\[\]]*\])")
+"""Comma outside brackets; eca:kernel_size=[3,5] is one name."""
 
 
 @click.command("judge")
@@ -27,7 +27,7 @@ _COMMA = re.compile(r",(?![^\[\]]*\])")
 )
 @click.option(
     "--lower-is-better/--higher-is-better",
-    "lower",
+    "lower_is_better",
     default=None,
     help="Direction of the metric.  [default: by name; lower for losses and errors]",
 )
@@ -40,7 +40,7 @@ _COMMA = re.compile(r",(?![^\[\]]*\])")
     "--trivial",
     type=float,
     metavar="SCORE",
-    help="Score of a constant prediction; without a better baseline no arm is judged.",
+    help="Score of a constant prediction. If the baseline is not better, no arm is judged.",
 )
 @click.option("--out", metavar="FOLDER", help="Folder for report.html, table.md, table.tex and results.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -49,7 +49,7 @@ def command(
     metric: str | None,
     baseline: str,
     controls: str,
-    lower: bool | None,
+    lower_is_better: bool | None,
     margin: float | None,
     unit: str | None,
     bounds: tuple[float, float] | None,
@@ -57,7 +57,7 @@ def command(
     out: str | None,
     as_json: bool,
 ) -> None:
-    """Judge scores of any trainer: which arm beats the baseline, by how much, and with what certainty.
+    """Judge scores of any training program: which arm beats the baseline, by how much, and with what certainty.
 
     FILE is a CSV with the columns arm, seed and score (optionally also image and group, with one row per test image),
     or the log of one run: Ultralytics' results.csv, timm's summary.csv, Lightning's metrics.csv. Give one log per run;
@@ -70,8 +70,8 @@ def command(
         list(files),
         metric=metric,
         baseline=baseline,
-        controls=[name.strip() for name in re.split(_COMMA, controls) if name.strip()],
-        lower_is_better=lower,
+        controls=[name.strip() for name in re.split(_TOP_LEVEL_COMMA, controls) if name.strip()],
+        lower_is_better=lower_is_better,
         margin=margin,
         unit=unit,
         bounds=bounds,

@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--on", "model", metavar="MODEL", help="Also measure the cost of each mechanism in this timm model.")
 @click.option("--input", "size", metavar="C,H,W", help="With --on: image size.  [default: the network's own]")
 @click.option(
-    "--batch", default=8, show_default=True, type=click.IntRange(1), help="With --on: batch size of the training step."
+    "--batch", default=8, show_default=True, type=click.IntRange(1), help="With --on: batch size for the column step."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print all facts as JSON.")
 @click.pass_context
@@ -72,7 +72,7 @@ def _print_costs(specs: dict[str, Spec], model: str, size: str | None, batch: in
             rows.append(row)
             if as_json:
                 continue
-            if "plain" in row and sum("plain" in printed for printed in rows) == 1:
+            if "plain" in row and sum("plain" in cost_row for cost_row in rows) == 1:
                 _print_header(model, row["plain"], name_width)
             click.echo(f"{name.ljust(name_width)}  {_format_row(row, batch)}")
     if as_json:
@@ -107,6 +107,6 @@ def _format_row(row: dict[str, Any], batch: int) -> str:
     return "  ".join(cells)
 
 
-def _format_increase(value: int, base: int, unit: float, letter: str) -> str:
+def _format_increase(value: int, base: int, divisor: float, unit: str) -> str:
     """Return text such as ``+2.531 M (+9.9 %)``, padded to 21 characters."""
-    return f"{(value - base) / unit:+.3f} {letter} {f'({100 * (value / base - 1):+.1f} %)':>10}".rjust(21)
+    return f"{(value - base) / divisor:+.3f} {unit} {f'({100 * (value / base - 1):+.1f} %)':>10}".rjust(21)

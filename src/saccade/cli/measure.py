@@ -19,24 +19,30 @@ __all__ = ["command"]
 @click.command("measure")
 @click.argument("model")
 @click.option("--attention", default="none", metavar="LIST", help="Mechanisms, such as none,se,das:alpha=0.1.")
-@click.option("--where", default="paper", show_default=True, help="Position of the mechanisms.")
+@click.option(
+    "--where", default="paper", show_default=True, help="Position of the mechanisms; paper: that of each paper."
+)
 @click.option(
     "--start",
     type=click.Choice(["paper", "neutral"]),
     default="paper",
     show_default=True,
-    help="paper: as published; neutral: with the factor that first leaves a pretrained network unchanged.",
+    help="paper: as published; neutral: with a learned scale that makes the mechanism the identity at first.",
 )
 @click.option("--input", "size", metavar="C,H,W", help="Image size.  [default: the network's own]")
 @click.option(
-    "--batch", default=8, show_default=True, type=click.IntRange(1), help="Batch size of the second measurement."
+    "--batch",
+    default=8,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Batch size of a second latency measurement and of the training step.",
 )
 @click.option(
     "--counter",
     type=click.Choice(["true", "thop"]),
     default="true",
     show_default=True,
-    help="true: all parameters, and the MACs that are computed; thop: the numbers of thop, which most papers print: "
+    help="true: all parameters, and the MACs of all operators; thop: the numbers of thop, which most papers print: "
     "without functional operators such as attention and deformable convolution, and with four operations per value "
     "of a batch norm.",
 )
@@ -50,11 +56,11 @@ def command(
     the peak of live tensors, including weights: in a forward pass of one image, and in a training step of --batch
     images, including gradients but not the state of an optimiser. Kernel workspace is counted only on CUDA.
     """
-    names = catalog.split_list(attention)
-    mechanisms = {name: catalog.parse(name) for name in names if name != "none"}
+    labels = catalog.split_list(attention)
+    mechanisms = {label: catalog.parse(label) for label in labels if label != "none"}
     input_size = _parse_size(size)
 
-    rows = _rows(model, ["none", *mechanisms], mechanisms, where, start, input_size, batch, counter)
+    rows = _measure_rows(model, ["none", *mechanisms], mechanisms, where, start, input_size, batch, counter)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -87,7 +93,7 @@ def _parse_size(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in parts)
 
 
-def _rows(
+def _measure_rows(
     model: str,
     labels: Sequence[str],
     mechanisms: dict[str, tuple[str, dict[str, Any]]],
@@ -97,7 +103,7 @@ def _rows(
     batch: int,
     counter: str,
 ) -> list[dict[str, Any]]:
-    """Return one row per network: its costs at batch 1, and under ``batched`` latency and memory at ``batch``."""
+    """Return one row per network: costs at batch size 1, and under ``batched`` latency and memory at ``batch``."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
@@ -168,8 +174,8 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _format_amounts(values: Sequence[int], unit: float, letter: str, places: int = 3) -> list[str]:
-    amounts = [f"{value / unit:.{places}f} {letter}" for value in values]
+def _format_amounts(values: Sequence[int], divisor: float, unit: str, places: int = 3) -> list[str]:
+    amounts = [f"{value / divisor:.{places}f} {unit}" for value in values]
     return [f"{text} {_format_change(value, values[0])}" for text, value in zip(amounts, values, strict=True)]
 
 

@@ -18,14 +18,16 @@ __all__ = ["command"]
 
 @click.command("report")
 @click.argument("study", metavar="STUDY_FOLDER")
-@click.option("--open/--no-open", "show", default=False, show_default=True, help="Open the page in the web browser.")
+@click.option(
+    "--open/--no-open", "open_page", default=False, show_default=True, help="Open the page in the web browser."
+)
 @click.option("--remeasure", is_flag=True, help="Measure parameters, MACs and latency again on this machine.")
 @click.option("--scores", metavar="FILE", help="Also write the score of every test image as CSV for saccade judge.")
-@click.option("--cases", metavar="FOLDER", help="Also write one CSV per seed in the format of Claims Reloaded.")
+@click.option("--cases", metavar="FOLDER", help="Also write one CSV per seed in the format of claims-reloaded.dkfz.de.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
-    study: str, show: bool, remeasure: bool, scores: str | None, cases: str | None, trust: bool, as_json: bool
+    study: str, open_page: bool, remeasure: bool, scores: str | None, cases: str | None, trust: bool, as_json: bool
 ) -> None:
     """Write report.html, table.md, table.tex and results.json of STUDY_FOLDER again from its run folders.
 
@@ -42,8 +44,8 @@ def command(
     if scores is not None:
         _write_scores(results, scores)
     if cases is not None:
-        _write_cases(results, cases)
-    if show:
+        _write_seed_csvs(results, cases)
+    if open_page:
         click.launch(path.resolve().as_uri())
 
 
@@ -52,12 +54,12 @@ def _write_scores(results: StudyResults, file: str) -> None:
 
     results.scores(file)
     row_note = "one row per test image" if has_images(results) else (
-        f"one row per run: {results.metric.name} is not a mean of per-image values, so there are none"
+        f"one row per run: {results.metric.name} is not a mean of per-image values, so images have no scores"
     )  # fmt: skip
     click.echo(f"wrote {printable(file)}, {row_note}", err=True)
 
 
-def _write_cases(results: StudyResults, folder: str) -> None:
+def _write_seed_csvs(results: StudyResults, folder: str) -> None:
     from saccade.study.scores.exporting import case_metric, has_images
 
     paths, name = results.cases(folder), case_metric(results).name

@@ -19,34 +19,34 @@ def command(mechanism: str, as_json: bool) -> None:
     name, _ = catalog.parse(mechanism)
     spec, options = catalog.spec(name), catalog.options(name)
     if as_json:
-        facts = {**spec.to_json(), "name": name, "parameters": source.function_text(name, "parameters"),
+        facts = {**spec.to_json(), "name": name, "parameters": source.function_body(name, "parameters"),
                  "options": {key: value for key, value in options.items() if value is not ...},
                  "required": [key for key, value in options.items() if value is ...]}  # fmt: skip
         click.echo(json.dumps(facts, indent=2, default=str))
         return
-    click.echo(catalog.summary(name) + "\n")
-    neutral_note = "it replaces a convolution" if spec.kind == "conv" else 'the plug makes it so unless start="paper"'
+    click.echo(catalog.module_docstring(name) + "\n")
+    note = "it replaces a convolution" if spec.kind == "conv" else 'plugged as the identity unless start="paper"'
     symmetries = spec.equivariant if isinstance(spec.equivariant, str) else ", ".join(spec.equivariant)
-    neutral: dict[bool | str, str] = {True: "yes", False: f"no ({neutral_note})"}
-    other_names = [spelling for spelling, canonical in catalog.all_names().items() if canonical == name != spelling]
-    facts = {
+    neutral: dict[bool | str, str] = {True: "yes", False: f"no ({note})"}
+    other_names = [alias for alias, short_name in catalog.all_names().items() if short_name == name != alias]
+    lines = {
         "also called": ", ".join(other_names) or "–",
         "kind": spec.kind,
         "evidence": spec.evidence,
         "equal to code of": "; ".join(spec.code) or "–",
-        "position": ", ".join(f"{where}" + (f" ({host})" if host != "default" else "")
-                              for host, where in spec.position.items()),
+        "position": ", ".join(f"{position}" + (f" ({host})" if host != "default" else "")
+                              for host, position in spec.position.items()),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
                              for key, value in options.items()) or "none",
         "limits": "; ".join(spec.limits) or "none",
-        "parameters": source.function_text(name, "parameters") or "not stated",
+        "parameters": source.function_body(name, "parameters") or "not stated",
         "gate range": "no gate" if spec.gate is None else str(spec.gate),
         "commutes with": symmetries or "–",
-        "identity at its own start": neutral.get(spec.neutral, str(spec.neutral)),
+        "identity at initialisation": neutral.get(spec.neutral, str(spec.neutral)),
         "in timm": spec.timm or "no",
     }  # fmt: skip
-    width = max(map(len, facts))
-    for key, value in facts.items():
+    width = max(map(len, lines))
+    for key, value in lines.items():
         click.echo(f"{key.ljust(width)}  " + value.replace("\n", "\n".ljust(width + 3)))
     if spec.published:
         click.echo("\npublished")
@@ -55,6 +55,6 @@ def command(mechanism: str, as_json: bool) -> None:
             numbers = [*filter(None, numbers), *([f"in {row.unit}"] if any(numbers) else [])]
             numbers.append(f"top-1 {row.top1} %" if row.top1 else "")
             note = f"; {row.note}" if row.note else ""
-            places = [row.where] if isinstance(row.where, str) else row.where
-            where = "" if row.where == "paper" else f"; where = {', '.join(places)}"
+            positions = [row.where] if isinstance(row.where, str) else row.where
+            where = "" if row.where == "paper" else f"; where = {', '.join(positions)}"
             click.echo(f"  {row.net}: {', '.join(filter(None, numbers))}{note}{where} ({row.source})")

@@ -32,7 +32,7 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
       block      output of each repeated unit
       residual   output of the residual branch of each unit
       conv3x3    output of the last spatial convolution of each unit
-      activated  input of the convolution that follows conv3x3
+      activated  activation after conv3x3: input of the next convolution
       expanded   widened feature map of each inverted residual
       conv_stem  output of the first convolution
     """  # noqa: D301 (click reads the backspace)
@@ -48,13 +48,13 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     if where is not None:
         sites_found = select(inspection, where, Spec(title=model, kind="transform", evidence="reading")).sites
     else:
-        input_sites = {
+        entering_sites = {
             site.path: site for site in sites_by_position["activated"] if inspection.sites[site.path] != site
         }
         sites_found = [
             candidate
             for path, site in inspection.sites.items()
-            for candidate in (input_sites.get(path), site)
+            for candidate in (entering_sites.get(path), site)
             if candidate
         ]
     positions = {

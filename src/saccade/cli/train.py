@@ -18,7 +18,7 @@ __all__ = ["command"]
 @click.option("--model", metavar="NAME", help="Host: a timm model, or my.module:function that builds one.")
 @click.option("--pretrained", is_flag=True, help="Start from the host's pretrained weights.")
 @click.option("--checkpoint", metavar="FILE", help="Start from the weights of a safetensors file.")
-@click.option("--attention", metavar="NAME", help="Plug this mechanism: none, das, das:alpha=0.1, my.module:Class.")
+@click.option("--attention", metavar="NAME", help="Insert this mechanism: none, das, das:alpha=0.1, my.module:Class.")
 @click.option("--task", metavar="NAME", help="Task, such as classify.  [default: chosen by the labels]")
 @click.option(
     "--set",
@@ -35,7 +35,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print only the result, as JSON.")
 @click.pass_context
 def command(
-    context: click.Context,
+    ctx: click.Context,
     recipe: str | None,
     data: str | None,
     model: str | None,
@@ -76,4 +76,4 @@ def command(
             screen.print_line(
                 f"note: the gate or context is the same for all test images at {', '.join(map(brief, constant_sites))}"
             )
-    context.exit(1 if run.diverged else 0)
+    ctx.exit(1 if run.diverged else 0)
