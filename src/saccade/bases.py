@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.branch import gated_by
 from saccade.ops.eager import is_captured, is_transformed
+from saccade.ops.self_gating import gated_by
 
 __all__ = [
     "BatchNorm2d", "Context", "Convolution", "Gate", "blend", "check_choice", "match_strides", "reduced_channels",
@@ -143,7 +143,7 @@ class Convolution(nn.Module, ABC):
         if padding is None:
             if dilation * (kernel_size - 1) % 2:
                 raise ValueError(
-                    "dilation * (kernel_size - 1) must be even without padding, which then keeps the size, got "
+                    "dilation * (kernel_size - 1) must be even if padding is None, to keep the size, got "
                     f"{dilation} * ({kernel_size} - 1)"
                 )
             padding = dilation * (kernel_size - 1) // 2
