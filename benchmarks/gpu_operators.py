@@ -140,7 +140,7 @@ def _attention(small: bool) -> Row:
 def _local(small: bool) -> Row:
     b, c, h, w = _size(small)
     shapes = dict.fromkeys(("query", "key", "value"), (b, 2, c // 2, h, w))
-    leaves = _draw(**shapes, rows=(b, 2, 3, h, w), columns=(b, 2, 5, h, w))
+    leaves = _draw(**shapes, row_bias=(b, 2, 3, h, w), column_bias=(b, 2, 5, h, w))
     return local_attention, local_attention_definition, leaves
 
 

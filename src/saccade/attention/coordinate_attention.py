@@ -5,7 +5,7 @@ r"""Coordinate Attention: a channel gate for each row and each column.
     g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
     y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
 
-F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6. The defaults follow the authors' code.
+F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6.
 
 Source: Hou et al., CVPR 2021, arXiv:2103.02907.
 """

@@ -50,7 +50,7 @@ class EfficientMultiScaleAttention(nn.Module):
 
     Args:
         channels: C.
-        groups: G; None means the largest divisor of 32 that divides C.
+        groups: G; None means gcd(32, C).
 
     Raises:
         ValueError: ``groups`` does not divide ``channels``.
@@ -71,7 +71,7 @@ class EfficientMultiScaleAttention(nn.Module):
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, G, H, W)."""
         height, width = x.shape[2:]
-        x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)  # (B·G, c, H, W)
+        x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)
         rows, columns = pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)  # (…, H, 1), (…, 1, W)
         h, w = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
         u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
@@ -81,7 +81,7 @@ class EfficientMultiScaleAttention(nn.Module):
             assert self.near.bias is not None
             flat_weight = self.near.weight.flatten(1)
             kernel = (v_weights @ flat_weight).view_as(self.near.weight[:1])
-            weighted_v = narrow_conv2d(x, kernel, (v_weights @ self.near.bias)[None])  # (B·G, 1, H, W)
+            weighted_v = narrow_conv2d(x, kernel, (v_weights @ self.near.bias)[None])
             mean_v = F.linear(_kernel_element_means(x, columns).flatten(1), flat_weight, self.near.bias)
         else:
             v = self.near(x)

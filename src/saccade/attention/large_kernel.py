@@ -5,9 +5,9 @@ r"""Large Kernel Attention: a gate per element from a decomposed 21×21 convolut
 
 A K×K convolution becomes a depthwise one of side 2d − 1, a depthwise one of side k = ⌈K/d⌉ with dilation d, and 1×1:
 5×5, 7×7 and 1×1 for K = 21, d = 3. All have a bias and zero padding. k must be odd: an even k would shift the map. The
-gate is unbounded. This is ``AttentionModule`` of the authors' code. Its position in a CNN is our choice.
+gate is unbounded.
 
-Source: Guo et al., Computational Visual Media 2023, arXiv:2202.09741; code:
+Source: Guo et al., Computational Visual Media 2023, arXiv:2202.09741; ``AttentionModule`` in
 Visual-Attention-Network/VAN-Classification.
 """
 

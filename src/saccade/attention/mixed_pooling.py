@@ -7,7 +7,7 @@ r"""Mixed pooling module: pyramid pooling for near context, strip pooling of row
     y = ReLU(x + BN(W_z z))                                         (B, C, H, W)
 
 Convolutions have no bias. pool is adaptive average pooling, up is bilinear with align_corners=True. The final ReLU
-removes negative values of x: place the module after a ReLU. The default position is our choice.
+removes negative values of x: place the module after a ReLU.
 
 Source: Hou et al., CVPR 2020, arXiv:2003.13328.
 """

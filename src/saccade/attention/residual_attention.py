@@ -9,8 +9,7 @@ r"""Soft mask of the Residual Attention Network: a gate above 1 from a small hou
 D is ``depth``: 3, 2 and 1 for maps of 56², 28² and 14² in the paper (``depth=[3, 2, 1]``). pool is 3×3 max pooling with
 stride 2; up is bilinear with align_corners=True. R is a residual unit z + f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1
 through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with one residual unit
-between poolings (r = 1 in the paper). The paper's mask multiplies a parallel trunk branch; here the mask gates x. Some
-of the authors' networks end in tanh instead of σ.
+between poolings (r = 1 in the paper). The paper's mask multiplies a parallel trunk branch; here the mask gates x.
 
 Source: Wang et al., CVPR 2017, arXiv:1704.06904; code:
 fwang91/residual-attention-network.

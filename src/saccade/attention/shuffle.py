@@ -49,7 +49,7 @@ class ShuffleAttention(nn.Module):
 
     Args:
         channels: C, even.
-        groups: G; None means the largest divisor of 64 that divides C/2.
+        groups: G; None means gcd(64, C/2).
 
     Raises:
         ValueError: ``channels`` is odd or not divisible by 2 · ``groups``.
@@ -78,7 +78,7 @@ class ShuffleAttention(nn.Module):
         scale = (self.spatial_weight * self.norm_weight).repeat(self.groups)
         shift = (self.spatial_weight * self.norm_bias + self.spatial_bias).repeat(self.groups)
         b_maps = b.flatten(1, 2)
-        spatial = torch.group_norm(b_maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)  # (B, G, c, H, W)
+        spatial = torch.group_norm(b_maps, len(scale), scale, shift, 1e-5).sigmoid().view_as(b)
         mean = pooled_mean(a, (3, 4), keepdim=True)
         channel = (mean * self.channel_weight[:, None, None] + self.channel_bias[:, None, None]).sigmoid()
         return torch.stack([channel.expand_as(spatial), spatial], 2).flatten(1, 3)

@@ -6,7 +6,7 @@ r"""Spatial Group-wise Enhance: in each group, positions similar to the group's 
     y_k = x_k ⊙ σ(w_k ŝ + b_k)                       (B, c, H, W)                                        eq. 4, 5
 
 w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
-of freedom, where the paper has H·W. On a map of one pixel ŝ is 0. The paper has G = 64.
+of freedom, where the paper has H·W. On a map of one pixel ŝ is 0.
 
 Source: Li et al., 2019, arXiv:1905.09646.
 """
@@ -48,7 +48,7 @@ class SpatialGroupEnhance(nn.Module):
 
     Args:
         channels: C.
-        groups: G; None means the largest divisor of 64 that divides C.
+        groups: G; None means gcd(64, C).
 
     Raises:
         ValueError: ``groups`` does not divide ``channels``.

@@ -5,8 +5,8 @@ r"""Squeeze-and-Excitation: a channel gate from the mean of each channel.
     y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
 
 W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``); equation 3
-and most PyTorch ports have none (``bias=False``). Output and gradients equal two ports, PytorchInsight with biases and
-senet.pytorch without; the Caffe code was not run. ``squeeze`` and ``excitation`` are ablations of the journal version
+and most PyTorch ports have none (``bias=False``). Output and gradients equal those of two ports; the
+Caffe code was not run. ``squeeze`` and ``excitation`` are ablations of the journal version
 (IEEE TPAMI 2020).
 
 Source: Hu et al., CVPR 2018, arXiv:1709.01507.

@@ -11,8 +11,8 @@ PyTorch's fused kernel is not used on the CPU: it would pad queries of C/8 chann
 the values. Operands may be row-major or column-major and results have the same layout, so the pixels of a map
 (B, C, H, W) are not copied.
 
-Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al.,
-"Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
+Source: Vaswani et al., NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al., CVPR 2021, arXiv:2101.11605,
+figure 4.
 """
 
 from __future__ import annotations

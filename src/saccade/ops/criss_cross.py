@@ -8,8 +8,7 @@ r"""Criss-cross attention: every pixel takes the weighted mean of the values in 
 The logits are not scaled. In ``channels_last`` memory a row of the map is a contiguous matrix and a column a strided
 one; a matrix product accepts both without a copy.
 
-Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
-arXiv:1811.11721.
+Source: Huang et al., ICCV 2019, arXiv:1811.11721.
 """
 
 from __future__ import annotations

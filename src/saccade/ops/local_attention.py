@@ -9,8 +9,7 @@ unnormalised weight is exp(ρ + κ) and their value is zero.
 The definition copies keys and values once per window. ``local_attention`` copies them once per tile: 4×8 queries share
 the 10×14 keys of their 7×7 windows, and logits are matrix products. Keys outside a query's own window get −∞ in ρ or κ.
 
-Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", NeurIPS 2019, arXiv:1906.05909, where ρ_p(a)
-+ κ_p(b) = q_p · [r_a; r_b].
+Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909, where ρ_p(a) + κ_p(b) = q_p · [r_a; r_b].
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ A key has the same bilinear weights for all pixels, so b_h(m, ·) is a weighted 
 ``relative_bias`` reads them as runs of W elements. ``relative_attention`` computes the weights for a few map rows at a
 time, in both passes: its memory does not grow with M·H·W.
 
-Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520, section 3.2.
+Source: Xia et al., CVPR 2022, arXiv:2201.00520, section 3.2.
 """
 
 from __future__ import annotations

@@ -3,8 +3,7 @@
     r_{c,h} = (1/W) Σ_w x_{c,h,w}          (B, C, H, 1)
     s_{c,w} = (1/H) Σ_h x_{c,h,w}          (B, C, 1, W)
 
-Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
-arXiv:2003.13328.
+Source: Hou et al., CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations
