@@ -6,20 +6,20 @@ r"""DAS, Deformable Attention to capture Salient information: a gate computed by
     A    = σ(LN_C(d))                                   LN over the channels of each pixel        eq. 3
     y    = x ⊙ A                                        (B, C, H, W)                              eq. 4
 
-The authors published no code. This reimplementation reproduces their sizes; ``thop``, which they used, does not count
-the deformable kernel (9·c·C weights). The positions of biases are our choice. The offset convolution starts at zero: a
-regular grid, m = 1/2.
+The authors published no code. Counted by ``thop``, which omits the deformable kernel (9·c·C weights), this
+reimplementation has the published sizes. The positions of biases are our choice. The offset convolution starts at zero:
+a regular grid, m = 1/2.
 
-Designs of Table 4, with accuracies on Stanford Dogs in %; x(p + Δ) is x sampled bilinearly, with zero padding:
+Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 
-    a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate                        65.00
-    b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)                                 65.21
-    c    the equations above                                                                       66.410
-    d    z = x: no compression                                                                     65.338
-    e    d = z with c = C: no deformable convolution                                               65.291
-    f    d = PW_{c→C}(DW_{3×3}(z)): depthwise-separable instead of deformable convolution          66.107
-    g    y = d, as in design "d"; no gate                                                          "much lower"
-    h    y = LN_C(d), d as in design "c"; no gate                                                  "low"
+    a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate
+    b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)
+    c    the equations above
+    d    z = x: no compression
+    e    d = z with c = C: no deformable convolution
+    f    d = PW_{c→C}(DW_{3×3}(z)): depthwise-separable instead of deformable convolution
+    g    y = d, as in design "d"; no gate
+    h    y = LN_C(d), d as in design "c"; no gate
 
 The paper only sketches the designs. Our choices are the kernel sizes in designs a and b, a final norm in h, and no norm
 in g. ``norm`` and ``gate_norm`` select the norms (Table 5).
@@ -233,7 +233,7 @@ class UngatedSalience(_SalienceLayers):
 
 
 class _Kernel(nn.Conv2d):
-    """Deformable convolution layer that counters of exact classes, such as the authors' ``thop``, skip."""
+    """Deformable convolution layer that counters of exact classes, such as ``thop``, skip."""
 
 
 @with_macs(lambda z, offset, mask: 4 * 9 * z.numel())

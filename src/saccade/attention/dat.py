@@ -10,13 +10,11 @@ r"""Deformable attention: each pixel attends to keys sampled at positions predic
 T is a table (2H − 1)×(2W − 1) of relative positions per head, built for feature maps of ``size`` and interpolated for
 other sizes. ``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups. Its input is
 sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p); its last layer has no bias. If ``offset_range`` s is at least 0, as in the
-paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s is negative, as in the authors' networks, p is as above.
+paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped as above.
 
 Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/(H_k − 1) − 1 are half a step too far, so
 the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
 zero); no bias b_k, which a softmax ignores; no dropout; neither of the authors' other position biases.
-
-The defaults are those of the third stage of DAT-T++.
 
 Source: Xia et al., CVPR 2022, arXiv:2201.00520; code: LeapLabTHU/DAT, ``DAttentionBaseline``.
 """

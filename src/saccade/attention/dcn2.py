@@ -6,11 +6,11 @@ r"""DCNv2, modulated deformable convolution: each kernel element has a learnt of
 
 p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
 its own Δ and m. The offset convolution has the stride, padding and dilation of the deformable convolution. The PyTorch
-port cited below ignores the dilation; for dilation 1 output and gradients are equal. In the paper s = 1: the initial
-output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks: both are equal.
+port cited below ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1: the
+initial output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks, so that the
+module starts as the plain convolution.
 
-Source: Zhu et al., CVPR 2019, arXiv:1811.11168; PyTorch port:
-chengdazhi/Deformable-Convolution-V2-PyTorch.
+Source: Zhu et al., CVPR 2019, arXiv:1811.11168; PyTorch port: chengdazhi/Deformable-Convolution-V2-PyTorch.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ r"""Gather-Excite: each channel is gated by its spatial context.
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
 ``extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files; ``bias=True`` matches
-the reimplementation in the code of ``style_recalibration``. The Caffe files cover only ``extent=0``; otherwise we place
-a ReLU between the convolutions, like timm.
+the code of the SRM authors (see ``style_recalibration``). The Caffe files cover only ``extent=0``; otherwise we place a
+ReLU between the convolutions, like timm.
 
 Source: Hu et al., NeurIPS 2018, arXiv:1810.12348.
 """

@@ -8,7 +8,8 @@ r"""Polarized self-attention: a channel gate and a spatial gate.
     y = x' ⊙ S(x'),  x' = x ⊙ A(x)                ``layout="sequential"``
 
 These are the equations of the paper, the default. ``variant="official"`` follows the authors' code. There the parallel
-layout has no LN, and a softmax over the pixels precedes the σ of S. The sequential layout replaces W_z by a bottleneck
+layout has no LN, and a softmax over the pixels precedes the σ of S. The sequential layout has a bottleneck in place
+of W_z, and another S:
 
     W_z z -> W₂ ReLU(LN(W₁ z + b₁)) + b₂          C/2 -> C/8 -> C
     S = σ(Σ_c (mean_p W_q x_p)_c softmax_p(W_k x)_c)

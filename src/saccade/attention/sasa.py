@@ -8,7 +8,7 @@ r"""SASA, stand-alone self-attention: attention within each pixel's neighbourhoo
 
 The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccade.ops.local_attention``. The sizes and
 FLOPs are those of the paper. The standard deviation E^−½ of the initial embeddings is our choice. The authors published
-no code. The stem is ``sasa_stem``.
+no code.
 
 Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909.
 """

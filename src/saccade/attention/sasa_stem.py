@@ -18,9 +18,9 @@ pooling. The paper pools once, 4×4, after the batch norm::
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
     saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
 
-The authors published no code. Our choices: M = 4; row, column and ν of width E,
-initialised so that the logits of p are of order 1. The stem has embeddings r: with r its FLOPs match the paper's (7.18,
-5.94 and 4.70·10⁹ for ResNet-50, 38 and 26; printed 7.2, 6.0 and 4.7).
+The authors published no code. Our choices: M = 4; row, column and ν of width E, initialised so that the logits of p are
+of order 1; embeddings r in the stem. With r the FLOPs match the paper's (7.18, 5.94 and 4.70·10⁹ for ResNet-50, 38 and
+26; printed 7.2, 6.0 and 4.7).
 
 Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909, section 3.2 and appendix.
 """

@@ -6,12 +6,12 @@ r"""Spatial transformer: x is resampled by a predicted affine transformation.
     (x_s, y_s)ᵀ = A_θ (x_t, y_t, 1)ᵀ                                 A_θ: (B, 2, 3)                     eq. 1
     y(x_t, y_t) = Σ_{n,m} x_{nm} max(0, 1 − |x_s − m|) max(0, 1 − |y_s − n|)    zero padding            eq. 5
 
-``transform="affine"``: A_θ is predicted whole. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift
-(eq. 2). Coordinates use align_corners=True; a single pixel has coordinate 0.
+``transform="affine"``: all of A_θ is predicted. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift (eq. 2).
+Coordinates use align_corners=True; a single pixel has coordinate 0.
 
-The localisation network follows the authors' network for the birds of CUB, without pooling there: p = x. The paper
-starts at the identity (W₃ = 0). ``saccade.plug`` blends x and y with weight 0 at a neutral start; with y = x too, no
-gradient would be nonzero. Here W₃ and b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
+The localisation network follows the authors' network for the birds of CUB, which has no pooling (p = x). The paper
+starts at the identity (W₃ = 0), where all gradients would be 0 under the neutral start of ``saccade.plug``. Here W₃ and
+b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
 
 Source: Jaderberg et al., NeurIPS 2015, arXiv:1506.02025.
 """

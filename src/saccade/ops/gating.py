@@ -260,7 +260,7 @@ def _amax(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return ``conv(x)`` for a convolution with one output channel, ten times as fast in its CPU backward pass.
+    """Return ``conv(x)`` for a convolution with one output channel, with a faster CPU backward pass.
 
     The gradient of x is a forward convolution with the flipped kernel. A layer that is not plain is called as usual.
 

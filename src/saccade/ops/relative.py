@@ -147,9 +147,10 @@ def _run_indices(key_yx: Tensor, size: tuple[int, int], rows: range, heads: int,
     device, width = key_yx.device, size[1]
     top, left = _window_starts(key_yx, size)[1].nan_to_num(0.0).int().unbind(-1)  # the bilinear weights propagate a NaN
     row_offset = torch.arange(rows.start, rows.stop, device=device, dtype=torch.int32) * (2 * width)
-    corner = torch.tensor([0, 1, 2 * width, 2 * width + 1], device=device, dtype=torch.int32)
-    head = torch.arange(heads, device=device, dtype=torch.int32) * runs_per_head
-    return (top * (2 * width) + left)[:, None, :, None, None] + head[:, None, None, None] + row_offset[:, None] + corner
+    corner_offset = torch.tensor([0, 1, 2 * width, 2 * width + 1], device=device, dtype=torch.int32)
+    head_offset = torch.arange(heads, device=device, dtype=torch.int32) * runs_per_head
+    first = (top * (2 * width) + left)[:, None, :, None, None]
+    return first + head_offset[:, None, None, None] + row_offset[:, None] + corner_offset
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
