@@ -12,7 +12,8 @@ and ends each with a batch norm:
     M_s = BN(f₃(f₂(f₁(f₀(x)))))                                                       eq. 4
     y   = x ⊙ (1 + σ(M_c + M_s))                                                      eq. 1, 2
 
-There W₀, f₀, f₁ and f₂ have only a ReLU. On a non-square map the authors' global pooling omits pixels; ours does not.
+The paper's W₀, f₀, f₁ and f₂ have only a ReLU. On a non-square map the authors' global pooling omits pixels, unlike
+ours.
 
 Source: Park et al., BMVC 2018, arXiv:1807.06514.
 """

@@ -127,7 +127,9 @@ class EfficientMultiScaleChannelAttention(Gate):
         z = pooled_mean(x)
         vectors = self.previous(z) if previous is None else previous
         if len(vectors) != self.previous.count:
-            raise ValueError(f"the number of vectors must be {self.previous.count} (previous), got {len(vectors)}")
+            raise ValueError(
+                f"there must be {self.previous.count} vectors (previous={self.previous.count}), got {len(vectors)}"
+            )
         s = self.local(z)
         if self.previous.count:
             u = self.take_in(torch.stack([*(_tile(v, z) for v in vectors), z], -1))[..., 0].relu()

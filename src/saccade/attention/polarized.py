@@ -86,7 +86,7 @@ class PolarizedAttention(Gate):
         if channels < min_channels:
             raise ValueError(f"channels must be at least {min_channels} with {variant=} and {layout=}, got {channels}")
         half = channels // 2
-        self.mask = nn.Linear(channels, 1, bias=False)
+        self.mask = nn.Linear(channels, 1, bias=False)  # w
         self.value = nn.Linear(channels, half, bias=False)
         self.expand = self._make_expansion(half, channels)
         self.query = nn.Linear(channels, half, bias=False)

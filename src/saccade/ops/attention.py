@@ -103,7 +103,7 @@ def attention(
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *biases: Tensor) -> Tensor:
     """Call ``F.scaled_dot_product_attention`` on operands padded for its kernels."""
-    if biases:  # become extra columns of the query; one-hot columns of the key select them
+    if biases:  # the biases become extra columns of the query, selected by one-hot columns of the key
         height, map_width = (t.shape[-1] for t in biases)
         pixel = torch.arange(key.shape[-2], device=key.device)
         one_hot_row, one_hot_column = F.one_hot(pixel // map_width, height), F.one_hot(pixel % map_width, map_width)
