@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mechanisms import created
 from reference_implementations import ROWS
 from saccade.ops.attention import attention, attention_definition
-from saccade.ops.branch import gated_by, gated_by_definition
 from saccade.ops.covariance import covariance, covariance_definition
 from saccade.ops.criss_cross import criss_cross, criss_cross_definition
 from saccade.ops.cross import cross_gated, cross_gated_definition
@@ -41,6 +40,7 @@ from saccade.ops.relative import (
     table_runs,
 )
 from saccade.ops.resample import bilinear, bilinear_definition, window_means, window_means_definition
+from saccade.ops.self_gating import gated_by, gated_by_definition
 from saccade.ops.strip import strip_means, strip_means_definition
 
 __all__ = ["OPERATORS", "Bound", "Subject", "mechanism", "operator"]
@@ -140,7 +140,7 @@ def _attention(small: bool) -> Row:
 def _local(small: bool) -> Row:
     b, c, h, w = _size(small)
     shapes = dict.fromkeys(("query", "key", "value"), (b, 2, c // 2, h, w))
-    leaves = _draw(**shapes, rows=(b, 2, 3, h, w), columns=(b, 2, 5, h, w))
+    leaves = _draw(**shapes, row_bias=(b, 2, 3, h, w), column_bias=(b, 2, 5, h, w))
     return local_attention, local_attention_definition, leaves
 
 

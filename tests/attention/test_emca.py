@@ -112,5 +112,5 @@ def test_vectors_that_are_missing_or_too_many():
         ValueError, match="previous=1 vectors of the previous stage are to be read, but the mechanism is not in"
     ):
         Emca(8, previous=1)(x)
-    with pytest.raises(ValueError, match="previous = 1 vectors are read, got 2"):
+    with pytest.raises(ValueError, match="there must be 1 vectors \\(previous=1\\), got 2"):
         Emca(8, previous=1).gate(x, [x.mean((2, 3))] * 2)

@@ -69,7 +69,7 @@ def test_ge_refuses_what_it_cannot_build_or_take():
         create("ge", 8)
     with pytest.raises(ValueError, match=r"got \(0, 3\)"):
         create("ge", 8, size=(0, 3))
-    with pytest.raises(ValueError, match="ge: extent must be 0 or a power of two, got 3"):
+    with pytest.raises(ValueError, match="ge: extent must be 0 or a power of two above 1, got 3"):
         create("ge", 8, extent=3)
     with pytest.raises(ValueError, match=r"maps of \(4, 3\), got \(3, 4\)"):
         create("ge", 8, size=(4, 3))(torch.zeros(1, 8, 3, 4))

@@ -79,7 +79,7 @@ def test_groups_of_the_branches():
         ({"dilation": 0}, "stride and dilation must be at least 1, got 64, 64, 3, 1 and 0"),
         ({"out_channels": -32}, "must be at least 1, got 64, -32, 3, 1 and 1"),
         ({"padding": -1}, "padding must be at least 0, got -1"),
-        ({"groups": 16}, "groups must be 1 or branch_groups, got 16 and 32"),
+        ({"groups": 16}, "groups must be 1 or branch_groups with variant='paper', got 16 and 32"),
         ({"kernel_size": 2}, r"must be even, got 1 \* \(2 - 1\)"),
         ({"variant": "fair", "rd_ratio": 0.001}, r"at least 1, got 64 \* 0.001"),
         ({"variant": "caffe"}, "'paper' or 'fair', got 'caffe'"),

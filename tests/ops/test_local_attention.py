@@ -22,7 +22,7 @@ CONFIGS = {
     "no window": (1, 2, 2, 3, 5, 4, (1, 1)),
     "window larger than a tile": (1, 1, 2, 2, 23, 25, (11, 19)),
 }
-NAMES = ("query", "key", "value", "rows", "columns")
+NAMES = ("query", "key", "value", "row_bias", "column_bias")
 
 
 def operands(config, dtype=torch.float64):
@@ -250,7 +250,7 @@ def test_multiply_adds_are_those_of_the_window():
         ({"query": (1, 4, 3, 3)}, "5 dimensions"),
         ({"value": (1, 1, 2, 3, 4)}, "same batch, heads, height and width"),
         ({"key": (1, 1, 3, 3, 3)}, "query and key must have the same number of channels"),
-        ({"rows": (1, 1, 4, 3, 3)}, r"odd kh and kw, .*, got .* rows \(1, 1, 4, 3, 3\)"),
+        ({"row_bias": (1, 1, 4, 3, 3)}, r"odd kh and kw, .*, got .* row_bias \(1, 1, 4, 3, 3\)"),
     ],
 )
 def test_operands_that_do_not_belong_together_are_refused(form, change, message):

@@ -12,9 +12,10 @@ and ends each with a batch norm:
     M_s = BN(f₃(f₂(f₁(f₀(x)))))                                                       eq. 4
     y   = x ⊙ (1 + σ(M_c + M_s))                                                      eq. 1, 2
 
-Both variants have a ReLU after W₀, f₀, f₁ and f₂. The authors' pooling covers only part of a non-square map.
+The paper's W₀, f₀, f₁ and f₂ have only a ReLU. On a non-square map the authors' global pooling omits pixels, unlike
+ours.
 
-Source: Park, Woo, Lee, Kweon, "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
+Source: Park et al., BMVC 2018, arXiv:1807.06514.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ SPEC = {
 
 def parameters(channels: int, rd_ratio: float, variant: str) -> int:
     hidden = int(channels * rd_ratio)
-    norms = channels + 13 * hidden + 1 if variant == "official" else 3 * channels + 5 * hidden + 3
-    return 3 * channels * hidden + 18 * hidden**2 + norms
+    linear_terms = channels + 13 * hidden + 1 if variant == "official" else 3 * channels + 5 * hidden + 3
+    return 3 * channels * hidden + 18 * hidden**2 + linear_terms
 
 
 class BottleneckAttention(Gate):
@@ -58,9 +59,9 @@ class BottleneckAttention(Gate):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C.
+        rd_ratio: bottleneck width / C.
         dilation: dilation of the two 3×3 convolutions, in pixels.
-        variant: ``official`` or ``paper``, as above.
+        variant: ``official`` or ``paper``.
 
     Raises:
         ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
@@ -78,7 +79,7 @@ class BottleneckAttention(Gate):
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, got {dilation}")
         check_choice("variant", variant, "paper", "official")
-        self.product = variant == "official"  # the branches are multiplied
+        self.product = variant == "official"  # True multiplies the branches, False adds them
         self.channel = nn.Sequential(
             *self._hidden_layer(nn.Conv2d(channels, hidden, 1)),
             *self._output_layer(nn.Conv2d(hidden, channels, 1)),
@@ -100,5 +101,5 @@ class BottleneckAttention(Gate):
         """Return the gate (B, C, H, W), between 1 and 2."""
         channel = self.channel(pooled_mean(x, keepdim=True))
         spatial = self.spatial(x)
-        joint: Tensor = channel * spatial if self.product else channel + spatial
-        return 1 + joint.sigmoid()
+        logits: Tensor = channel * spatial if self.product else channel + spatial
+        return 1 + logits.sigmoid()

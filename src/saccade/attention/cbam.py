@@ -8,9 +8,7 @@ r"""Convolutional Block Attention Module: a channel gate, then a spatial gate.
 MLP: C -> C·rd_ratio -> C with biases and a ReLU between. The batch norm (momentum 0.01), its zero-initialised scale
 (M_s starts at 1/2) and the order [max; mean] come from the authors' code; equation 3 has no norm.
 
-The paper's ablations are options; ``order="parallel"`` computes both gates from x.
-
-Source: Woo, Park, Lee, Kweon, "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv:1807.06521.
+Source: Woo et al., ECCV 2018, arXiv:1807.06521.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ SPEC = {
     "position": {"default": "residual"},
     "limits": ["channels * rd_ratio must be at least 1", "spatial_kernel_size must be odd and positive"],
     "gate": (0.0, 1.0),
-    "equivariant": "permutation, flip, transpose with branches='channel' alone",
+    "equivariant": "only with branches='channel': permutation, flip, transpose",
     "published": [
         {"net": "resnet50", "params": 28.09, "macs": 4.139, "top1": 77.34, "source": "attention-module README"},
         {"net": "resnet18", "params": 11.234, "macs": 1.695, "top1": 70.73, "unit": "2^20, 2^30",
@@ -58,7 +56,7 @@ def equivariant(branches: str) -> tuple[str, ...]:
 
 
 _POOLS = {"both": (0, 1), "max": (0,), "mean": (1,)}
-"""Maps a pooling option to indices of (max, mean)."""
+"""Maps a pooling option to indices into the pair (max, mean)."""
 
 
 class ConvBlockAttention(Gate):
@@ -66,9 +64,9 @@ class ConvBlockAttention(Gate):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C.
+        rd_ratio: bottleneck width / C.
         spatial_kernel_size: odd kernel size of the spatial convolution.
-        branches: ``both`` gates, or only the ``channel`` or the ``spatial`` gate.
+        branches: gates to apply: ``both``, ``channel`` or ``spatial``.
         channel_pool: pooling over pixels for the channel gate: ``both``, ``mean`` or ``max``.
         spatial_pool: pooling over channels for the spatial gate, with the same choices.
         order: gate applied first, ``channel`` or ``spatial``; ``parallel`` computes both gates from x.
@@ -97,7 +95,7 @@ class ConvBlockAttention(Gate):
                 raise ValueError(f"{name} must be 'both', 'mean' or 'max', got {pool!r}")
         check_choice("order", order, "channel", "spatial", "parallel")
         self.branches, self.order = branches, order
-        self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]
+        self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]  # poolings of M_c and M_s
         if branches != "spatial":
             squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
             self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)
@@ -125,12 +123,12 @@ class ConvBlockAttention(Gate):
     def _channel_gate(self, x: Tensor) -> Tensor:
         """Return M_c (B, C, 1, 1)."""
         pooled = max_and_mean(x, (2, 3))
-        logits = [self.mlp(pooled[pool].flatten(1)) for pool in reversed(self.of_channel)]
+        logits = [self.mlp(pooled[index].flatten(1)) for index in reversed(self.of_channel)]
         return sum(logits[1:], logits[0]).sigmoid()[:, :, None, None]
 
     def _spatial_gate(self, x: Tensor) -> Tensor:
         """Return M_s (B, 1, H, W)."""
         pooled = max_and_mean(x, (1,))
-        inputs = torch.cat([pooled[pool] for pool in self.of_place], 1)
+        inputs = torch.cat([pooled[index] for index in self.of_place], 1)
         spatial: Tensor = self.bn(narrow_conv(self.conv, inputs)).sigmoid()
         return spatial

@@ -5,9 +5,9 @@ r"""Coordinate Attention: a channel gate for each row and each column.
     g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
     y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
 
-F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6. The defaults follow the authors' code.
+F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6.
 
-Source: Hou, Zhou, Feng, "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv:2103.02907.
+Source: Hou et al., CVPR 2021, arXiv:2103.02907.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.bases import BatchNorm2d, Gate
-from saccade.ops.branch import gated_by
 from saccade.ops.cross import cross_gated
 from saccade.ops.eager import has_hooks
 from saccade.ops.gating import gated, pooled_mean
+from saccade.ops.self_gating import gated_by
 
 __all__ = ["CoordinateAttention"]
 
@@ -57,7 +57,7 @@ class CoordinateAttention(nn.Module):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C, but at least 8.
+        rd_ratio: bottleneck width / C, with a width of at least 8.
 
     Raises:
         ValueError: ``rd_ratio`` is not positive.
@@ -85,7 +85,7 @@ class CoordinateAttention(nn.Module):
         return gated(*self._gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)))
 
     def _gates(self, row_means: Tensor, column_means: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the row gate (B, C, H, 1) and column gate (B, C, 1, W) from means of these shapes."""
+        """Return the row gate (B, C, H, 1) and column gate (B, C, 1, W) from the means, of the same shapes."""
         height = row_means.shape[2]
         z = torch.cat([row_means, column_means.transpose(2, 3)], 2)  # (B, C, H + W, 1)
         f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)

@@ -6,10 +6,9 @@ r"""Criss-cross attention: each pixel attends to its row and column, twice.
     y = x + γ o                                   (B, C, H, W), γ initialised to 0
 
 The block is applied ``recurrence`` times with shared weights. Logits are not scaled. The authors' keys have a bias,
-which a softmax ignores; their convolutions around the block are left out.
+which a softmax ignores.
 
-Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
-arXiv:1811.11721.
+Source: Huang et al., ICCV 2019, arXiv:1811.11721.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class CrissCrossAttention(Context):
 
     Args:
         channels: C.
-        rd_ratio: c as a fraction of C.
+        rd_ratio: c/C.
         recurrence: number of times the attention is applied.
 
     Raises:
@@ -68,7 +67,7 @@ class CrissCrossAttention(Context):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def context(self, x: Tensor) -> Tensor:
-        """Return the sum of all attention outputs (B, C, H, W)."""
+        """Return the sum of γ o (B, C, H, W) over the passes."""
         context = self._attend(x)
         for _ in range(self.recurrence - 1):
             context = context + self._attend(x + context.to(x.dtype))
@@ -76,11 +75,12 @@ class CrissCrossAttention(Context):
 
     def _attend(self, x: Tensor) -> Tensor:
         """Return γ o (B, C, H, W) of one pass."""
-        pixels = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last under vmap too
-        mean = criss_cross(self.query(pixels), self.key(pixels), pixels)
+        # ``x.to(memory_format=torch.channels_last)`` fails under ``vmap``.
+        x_channels_last = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        mean = criss_cross(self.query(x_channels_last), self.key(x_channels_last), x_channels_last)
         if not is_plain_layer(self.value):
-            added: Tensor = self.gamma * self.value(mean)
-            return added
+            output: Tensor = self.gamma * self.value(mean)
+            return output
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)
         assert self.value.bias is not None
         bias = (self.gamma * self.value.bias)[:, None]

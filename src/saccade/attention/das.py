@@ -6,28 +6,25 @@ r"""DAS, Deformable Attention to capture Salient information: a gate computed by
     A    = σ(LN_C(d))                                   LN over the channels of each pixel        eq. 3
     y    = x ⊙ A                                        (B, C, H, W)                              eq. 4
 
-The authors published no code; this reimplementation reproduces the published sizes, counted by ``thop`` without the
-deformable kernel (9·c·C weights). The positions of biases are our choice. The offset convolution starts at zero: a
-regular grid, m = 1/2.
+The authors published no code. Counted by ``thop``, which omits the deformable kernel (9·c·C weights), this
+reimplementation has the published sizes. The positions of biases are our choice. The offset convolution starts at zero:
+a regular grid, m = 1/2.
 
-Designs of Table 4, with accuracies on Stanford Dogs in %; x(p + Δ) is x sampled bilinearly, with zero padding:
+Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 
-    a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate                        65.00
-    b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)                                 65.21
-    c    the equations above                                                                       66.410
-    d    z = x: no compression                                                                     65.338
-    e    d = z with c = C: no deformable convolution                                               65.291
-    f    d = PW_{c→C}(DW_{3×3}(z)): depthwise-separable instead of deformable convolution          66.107
-    g    y = d of design d; no gate                                                                "much lower"
-    h    y = LN_C(d), the layers of design c; no gate                                              "low"
+    a    y = Conv_{1×1, 2C→C}[x; x(p + Δ)], Δ = Conv_{3×3, C→2}(x); no gate
+    b    d = Conv_{1×1, 2c→C}[z; z(p + Δ)], Δ = Conv_{3×3, c→2}(z)
+    c    the equations above
+    d    z = x: no compression
+    e    d = z with c = C: no deformable convolution
+    f    d = PW_{c→C}(DW_{3×3}(z)): depthwise-separable instead of deformable convolution
+    g    y = d, as in design "d"; no gate
+    h    y = LN_C(d), d as in design "c"; no gate
 
-The article only sketches them: the kernel sizes of a and b and the final norm of h, which g lacks, are our choice.
-``norm`` and ``gate_norm`` select the norms (Table 5).
+The paper only sketches the designs. Our choices are the kernel sizes in designs a and b, a final norm in h, and no norm
+in g. ``norm`` and ``gate_norm`` select the norms (Table 5).
 
-The paper gives no positions in MobileNetV2.
-
-Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs", 2023,
-arXiv:2311.12091.
+Source: Salajegheh et al., 2023, arXiv:2311.12091.
 """
 
 from __future__ import annotations
@@ -45,7 +42,8 @@ from saccade.ops.macs import with_macs
 from saccade.ops.memory_format import match_memory_format
 from saccade.specs import GateRange
 
-__all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noqa: RUF022  # the catalogue builds the first
+# The catalogue takes the first name.
+__all__ = ["das", "DeformableSalience", "FusedSample", "UngatedSalience"]  # noqa: RUF022
 
 SPEC = {
     "name": "das",
@@ -65,13 +63,13 @@ SPEC = {
     "published": [
         {"net": "resnet50", "params": 26.90, "macs": 4.39, "top1": 78.04,
          "note": "without the deformable kernels; thop gives 26.897 and 4.390",
-         "source": "DAS paper; sizes derived from its differences to GSoP"},
+         "source": "DAS paper; sizes computed from the printed differences to GSoP"},
         {"net": "resnet18", "params": 11.82, "macs": 1.86, "top1": 72.03,
          "note": "without the deformable kernels; thop gives 11.816 and 1.857",
-         "source": "DAS paper; sizes derived from its differences to ResNet-50"},
+         "source": "DAS paper; sizes computed from the printed differences to ResNet-50"},
         {"net": "resnet101", "params": 45.89, "macs": 8.12, "top1": 78.62,
          "note": "without the deformable kernels; thop gives 45.889 and 8.123",
-         "source": "DAS paper; sizes quoted from memory, not confirmed in its table"},
+         "source": "DAS paper; sizes not found in the printed table"},
         {"net": "mobilenet_v2", "macs": 0.35, "top1": 72.79,
          "note": "without the deformable kernels; thop gives 3.556 and 0.349", "source": "DAS paper"},
     ],
@@ -79,31 +77,32 @@ SPEC = {
 
 
 def parameters(channels: int, alpha: float, design: str, gate_norm: str) -> int:
-    c, width = channels, channels if design in ("d", "e", "g") else int(channels * alpha)
-    deformable = 27 * (9 * width + 1) + 9 * c * width
+    compressed = channels if design in ("d", "e", "g") else int(channels * alpha)
+    deform_count = 27 * (9 * compressed + 1) + 9 * channels * compressed
     match design:
         case "a":
-            return 18 * c + 2 + 2 * c**2 + c
+            return 18 * channels + 2 + 2 * channels**2 + channels
         case "g":
-            return deformable + c
+            return deform_count + channels
         case "b":
-            middle = 2 * (9 * width + 1) + 2 * width * c
+            d_count = 2 * (9 * compressed + 1) + 2 * compressed * channels
         case "c" | "d" | "h":
-            middle = deformable
+            d_count = deform_count
         case "e":
-            middle = 0
+            d_count = 0
         case _:
-            middle = 9 * width + width * c
-    compressed = 0 if design == "d" else 9 * c + c * width + width
-    bias = c if design != "e" and gate_norm in ("layer", "none") else 0
-    return compressed + middle + bias + (0 if gate_norm == "none" else 2 * c)
+            d_count = 9 * compressed + compressed * channels
+    z_count = 0 if design == "d" else 9 * channels + channels * compressed + compressed
+    bias_count = channels if design != "e" and gate_norm in ("layer", "none") else 0
+    return z_count + d_count + bias_count + (0 if gate_norm == "none" else 2 * channels)
 
 
 def gate(design: str) -> GateRange | None:
     return None if design in ("a", "g", "h") else GateRange(0, 1)
 
 
-_DESIGNS, _NORMS = "abcdefgh", ("instance", "batch", "layer", "none")
+_DESIGNS = ("a", "b", "c", "d", "e", "f", "g", "h")
+_NORMS = ("instance", "batch", "layer", "none")
 
 
 def das(
@@ -117,15 +116,15 @@ def das(
 
     Args:
         channels: C.
-        alpha: α, compressed width as a fraction of C; unused in designs a, d, e and g.
-        design: letter of a design in the article's Table 4.
+        alpha: α; unused in designs a, d, e and g.
+        design: letter of a design in Table 4.
         norm: norm before the GELU; unused in designs a, d and g.
         gate_norm: norm before the sigmoid, in design h the last layer; unused in designs a and g.
 
     Raises:
         ValueError: a limit of SPEC is violated, or a choice is unknown.
     """
-    if design not in tuple(_DESIGNS):
+    if design not in _DESIGNS:
         raise ValueError(f"design must be one of {', '.join(_DESIGNS)}, got {design!r}")
     if norm not in _NORMS or gate_norm not in _NORMS:
         raise ValueError(f"norm and gate_norm must be among {', '.join(_NORMS)}, got {norm!r} and {gate_norm!r}")
@@ -155,24 +154,24 @@ class _SalienceLayers(nn.Module):
         self.compresses = design not in ("d", "g")
         if norm == "layer" and self.compresses and compressed < 2:
             raise ValueError(f"norm='layer' needs at least 2 compressed channels, got {compressed}")
-        self.design, self.before, self.after = design, norm, gate_norm  # before the GELU, after the deformation
+        self.design, self.before, self.after = design, norm, gate_norm  # norm of z before the GELU, norm after d
         if self.compresses:
             self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
             self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
-            self.shift = nn.Parameter(torch.zeros(compressed))
+            self.shift = nn.Parameter(torch.zeros(compressed))  # b of eq. 1
             if norm == "batch":
                 self.batch_norm = BatchNorm2d(compressed, affine=False)
         bias = gate_norm in ("layer", "none")  # the other norms cancel a bias
         if design in ("c", "d", "g", "h"):
             self.offset = zero_parameters(nn.Conv2d(compressed, 27, 3, padding=1))
-            # a plain convolution over the nine samples of each pixel as a 3×3 block
+            # Only a hooked layer is called, on a map that holds the nine samples of each pixel as a 3×3 block.
             self.deform = _Kernel(compressed, channels, 3, stride=3, bias=bias)
         elif design == "b":
             self.offset = zero_parameters(nn.Conv2d(compressed, 2, 3, padding=1))
             self.fuse = nn.Conv2d(2 * compressed, channels, 1, bias=bias)
         elif design == "f":
-            self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)
-            self.widen = nn.Conv2d(compressed, channels, 1, bias=bias)
+            self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)  # DW
+            self.widen = nn.Conv2d(compressed, channels, 1, bias=bias)  # PW
         if gate_norm == "layer":
             self.norm: nn.Module = nn.LayerNorm(channels)
         elif gate_norm == "batch":
@@ -180,8 +179,8 @@ class _SalienceLayers(nn.Module):
         elif gate_norm == "instance":
             self.norm = _InstanceNorm(channels, channels)
 
-    def layers(self, x: Tensor) -> Tensor:
-        """Return the argument (B, C, H, W) of the sigmoid in eq. 3."""
+    def _normalized_d(self, x: Tensor) -> Tensor:
+        """Return d (B, C, H, W) after the last norm, before any sigmoid."""
         d = self._deform(self._compress(x) if self.compresses else x)
         match self.after:
             case "layer":
@@ -203,7 +202,7 @@ class _SalienceLayers(nn.Module):
         return F.gelu(z + self.shift[:, None, None])
 
     def _deform(self, z: Tensor) -> Tensor:
-        """Return d (B, C, H, W) of eq. 2 or of the design."""
+        """Return d (B, C, H, W) as the design defines it."""
         match self.design:
             case "b":
                 return self.fuse(torch.cat([z, _sample(z, self.offset(z))], 1))
@@ -222,7 +221,7 @@ class DeformableSalience(_SalienceLayers, Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W)."""
-        return self.layers(x).sigmoid()
+        return self._normalized_d(x).sigmoid()
 
 
 class UngatedSalience(_SalienceLayers):
@@ -230,14 +229,11 @@ class UngatedSalience(_SalienceLayers):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
-        return match_memory_format(self.layers(x).to(x.dtype), x)
+        return match_memory_format(self._normalized_d(x).to(x.dtype), x)
 
 
 class _Kernel(nn.Conv2d):
-    """Kernel of a deformable convolution.
-
-    A subclass, so that counters which match exact classes skip it, as the authors' counter did.
-    """
+    """Deformable convolution layer that counters of exact classes, such as ``thop``, skip."""
 
 
 @with_macs(lambda z, offset, mask: 4 * 9 * z.numel())
@@ -273,5 +269,5 @@ class FusedSample(nn.Module):
 
 
 def _sample(x: Tensor, offset: Tensor) -> Tensor:
-    """Return x(p + Δ) (B, C, H, W) for offsets (B, 2, H, W) down and right, in pixels."""
+    """Return x(p + Δ) (B, C, H, W) for offsets Δ (B, 2, H, W) in pixels, dy then dx."""
     return deform_conv2d(x, offset, x.new_ones(x.shape[1], 1, 1, 1))

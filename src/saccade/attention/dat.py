@@ -1,4 +1,4 @@
-r"""Deformable attention: each pixel attends to keys sampled at positions that a small network offsets.
+r"""Deformable attention: each pixel attends to keys sampled at positions predicted by a small network.
 
     q = W_q x + b_q                                              (B, C, H, W)
     o = W_o GELU(LN(DWConv_{k×k, stride}(q)))                    (B, G, 2, H_k, W_k)  weights shared by the G groups
@@ -7,19 +7,16 @@ r"""Deformable attention: each pixel attends to keys sampled at positions that a
     A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)   E = C/heads
     y = W_y (A v) + b_y                                          (B, C, H, W)
 
-T is an interpolated table of relative positions, (2H − 1)×(2W − 1) per head, for one ``size`` of feature map and
-resized for others. ``position="log"`` replaces T by a network 2 -> 32 -> heads/G of sign(d)·log₂(1 + |d|)/3, d = 4(q_xy
-− p), shared by the groups, without a last bias. ``offset_range`` s ≥ 0, as in the paper, gives p = r + s·tanh(o)/(H_k −
-1, W_k − 1), not clamped; a negative one, as in the authors' released networks, clamps as above.
+T is a table (2H − 1)×(2W − 1) of relative positions per head, built for feature maps of ``size`` and interpolated for
+other sizes. ``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups. Its input is
+sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p); its last layer has no bias. If ``offset_range`` s is at least 0, as in the
+paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped as above.
 
 Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/(H_k − 1) − 1 are half a step too far, so
 the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
-zero); no key bias, which a softmax ignores; no dropout, no convolutional or fixed biases.
+zero); no bias b_k, which a softmax ignores; no dropout; neither of the authors' other position biases.
 
-Defaults are those of the third stage of DAT-T++.
-
-Source: Xia, Pan, Song, Li, Huang, "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520; the
-authors' code, LeapLabTHU/DAT, ``DAttentionBaseline``.
+Source: Xia et al., CVPR 2022, arXiv:2201.00520; code: LeapLabTHU/DAT, ``DAttentionBaseline``.
 """
 
 from __future__ import annotations
@@ -91,7 +88,7 @@ class DeformableAttention(nn.Module):
         groups: G, number of channel groups with separate sampling positions.
         stride: spacing of the sampling positions in pixels.
         kernel_size: k, kernel size of the depthwise convolution that predicts offsets, above ``stride``.
-        offset_range: maximum offset in grid steps; negative means unlimited.
+        offset_range: maximum offset in half grid steps; a negative value means unlimited.
         position: bias of the logits: a ``table``, a small network (``log``) or ``none``.
         size: (H, W) of the feature map, needed for a table.
 
@@ -129,13 +126,13 @@ class DeformableAttention(nn.Module):
         self.key = nn.Conv2d(channels, channels, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)
         self.project = nn.Conv2d(channels, channels, 1)
-        self.near = nn.Conv2d(
+        self.near = nn.Conv2d(  # DWConv of o
             group_channels, group_channels, kernel_size, stride, kernel_size // 2, groups=group_channels
-        )  # first layer of the offset network
+        )
         self.norm = nn.LayerNorm(group_channels)
-        self.move = nn.Conv2d(group_channels, 2, 1, bias=False)
+        self.move = nn.Conv2d(group_channels, 2, 1, bias=False)  # W_o
         self.table: nn.Parameter | None = None
-        self.distance: nn.Sequential | None = None  # the network of position="log"
+        self.distance: nn.Sequential | None = None  # the bias network of position="log"
         if position == "table":
             assert size is not None
             self.table = nn.Parameter(torch.empty(num_heads, 2 * size[0] - 1, 2 * size[1] - 1))
@@ -167,7 +164,7 @@ class DeformableAttention(nn.Module):
         y, x = offset.unbind(1)
         if self.range >= 0:
             y, x = (self.range * half * o.tanh() for half, o in zip(half_steps, (y, x), strict=True))
-        # Reference points are half a step off the grid; a single row or column is centred.
+        # The authors' reference points, half a step too far; a single row or column is centred.
         reference_y, reference_x = (
             coordinates(n, offset) + half * half * (n - 1) for n, half in zip((height, width), half_steps, strict=True)
         )
@@ -184,7 +181,7 @@ class DeformableAttention(nn.Module):
         return sampled.unflatten(0, (-1, self.groups)).flatten(1, 2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return A v (B, C, H·W), computed per group, at once or in chunks of images and rows."""
+        """Return A v (B, C, H·W), computed group by group; on the CPU in chunks of images and query rows."""
         batch, (height, width) = q.shape[0], size
         unchunked = is_captured() or q.device.type != "cpu" or batch == 0
         elements_per_row = q.shape[2] * k.shape[-1] * width  # of A, for one image
@@ -192,16 +189,16 @@ class DeformableAttention(nn.Module):
         n_images = batch if unchunked else max(1, MAX_CHUNK // (elements_per_row * n_rows))
         n_elements = batch * self.groups * height * elements_per_row
         recompute = not unchunked and torch.is_grad_enabled() and n_elements > MAX_SAVED
-        call = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if recompute else _call
+        run_chunk = partial(checkpoint, use_reentrant=False, preserve_rng_state=False) if recompute else _call_directly
         group_outputs = []
         for g in range(self.groups):
             table = None if self.table is None else self.table.unflatten(0, (self.groups, -1))[g]
-            is_table_exact = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
-            if table is not None and is_table_exact and recompute:
+            can_use_runs = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
+            if table is not None and can_use_runs and recompute:
                 output = relative_attention(q[:, g], k[:, g], v[:, g], positions[:, g], table, size, self.scale)
                 group_outputs.append(output.flatten(1, 2))
                 continue
-            bias = self._bias(table, size, is_table_exact and not unchunked)
+            bias = self._bias(table, size, can_use_runs and not unchunked)
             attend = partial(_attend_chunk, bias=bias, scale=self.scale)
             if unchunked:
                 group_outputs.append(attend(q[:, g], k[:, g], v[:, g], positions[:, g], slice(0, height)))
@@ -211,17 +208,17 @@ class DeformableAttention(nn.Module):
                 images = slice(first, first + n_images)
                 queries, keys, values = q[images, g].unflatten(-1, size), k[images, g], v[images, g]
                 row_outputs = [
-                    call(attend, queries[..., rows, :].flatten(-2), keys, values, positions[images, g], rows)
+                    run_chunk(attend, queries[..., rows, :].flatten(-2), keys, values, positions[images, g], rows)
                     for rows in (slice(top, top + n_rows) for top in range(0, height, n_rows))
                 ]
                 image_outputs.append(torch.cat(row_outputs, -1))
             group_outputs.append(torch.cat(image_outputs))
         return torch.cat(group_outputs, 1)
 
-    def _bias(self, table: Tensor | None, size: tuple[int, int], is_by_rows: bool) -> Bias | None:
-        """Return a function that computes a group's bias (B, heads/G, M, Q), or None without bias."""
+    def _bias(self, table: Tensor | None, size: tuple[int, int], use_runs: bool) -> Bias | None:
+        """Return a function that computes the bias (B, heads/G, M, Q) of one group, or None without bias."""
         if table is not None:
-            if is_by_rows:
+            if use_runs:
                 return partial(relative_bias, table_runs(table), size=size)
             return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_log_bias, self.distance, size=size)
@@ -231,7 +228,7 @@ class Bias(Protocol):
     """Function that returns the bias of the logits (B, heads, M, Q) for key positions (B, M, 2) and rows of queries."""
 
     def __call__(self, positions: Tensor, *, rows: slice) -> Tensor:
-        """Return the bias for key positions (B, M, 2) and these rows of queries."""
+        """Return the bias (B, heads, M, Q)."""
 
 
 def _attend_chunk(
@@ -257,5 +254,5 @@ def _log_bias(network: nn.Module, positions: Tensor, size: tuple[int, int], rows
     return bias
 
 
-def _call(function: Callable[..., Tensor], *args: Any) -> Tensor:
+def _call_directly(function: Callable[..., Tensor], *args: Any) -> Tensor:
     return function(*args)

@@ -4,10 +4,10 @@ r"""DCN, deformable convolution: each kernel element has a learnt offset at each
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) + b          (B, O, Ho, Wo)                                    eq. 2
 
 p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
-its own offsets, dy then dx per kernel element. The offset convolution has the convolution's stride, padding and
-dilation. The module starts as the plain convolution with the same kernel. The paper also dilates a ResNet's last stage.
+its own offsets, dy then dx per kernel element. The offset convolution has the stride, padding and dilation of the
+deformable convolution. The module starts as the plain convolution with the same kernel.
 
-Source: Dai, Qi, Xiong, Li, Zhang, Hu, Wei, "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211.
+Source: Dai et al., ICCV 2017, arXiv:1703.06211.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPEC = {
     "limits": [
         "channels, out_channels, kernel_size, stride, dilation and groups must be at least 1",
         "groups must divide the channels",
-        "dilation * (kernel_size - 1) must be even without padding",
+        "dilation * (kernel_size - 1) must be even if padding is None",
         "padding must be at least 0",
         "offset_groups must divide the channels",
     ],
@@ -55,7 +55,7 @@ class DeformableConvolution(Convolution):
         channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride.
+        stride: stride of the convolution and of its offsets.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
         groups: number of channel groups.

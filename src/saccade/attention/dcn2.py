@@ -1,16 +1,16 @@
-r"""DCNv2, modulated deformable convolution: each kernel element has a learnt offset and weight at each pixel.
+r"""DCNv2, modulated deformable convolution: each kernel element has a learnt offset and modulation at each pixel.
 
     Δ, z  = Conv_{k×k}(x)                                       2Dk² and Dk² channels, initialised to zero
     m     = s·σ(z)                                              (B, Dk², Ho, Wo)
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) · m_j(p) + b          (B, O, Ho, Wo)                       eq. 1
 
 p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
-its own Δ and m. The offset convolution has the convolution's stride, padding and dilation; the port ignores the
-dilation, and its output and gradients are equal otherwise. In the paper s = 1, so the output starts at half a plain
-convolution's; with s = 2, as ``saccade.replace`` sets for trained networks, it starts as the plain convolution's.
+its own Δ and m. The offset convolution has the stride, padding and dilation of the deformable convolution. The PyTorch
+port cited below ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1: the
+initial output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks, so that the
+module starts as the plain convolution.
 
-Source: Zhu, Hu, Lin, Dai, "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168;
-github.com/chengdazhi/Deformable-Convolution-V2-PyTorch, a port of the authors' MXNet code.
+Source: Zhu et al., CVPR 2019, arXiv:1811.11168; PyTorch port: chengdazhi/Deformable-Convolution-V2-PyTorch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPEC = {
     "limits": [
         "channels, out_channels, kernel_size, stride, dilation and groups must be at least 1",
         "groups must divide the channels",
-        "dilation * (kernel_size - 1) must be even without padding",
+        "dilation * (kernel_size - 1) must be even if padding is None",
         "padding must be at least 0",
         "offset_groups must divide the channels",
     ],
@@ -51,15 +51,15 @@ def parameters(
 
 
 class ModulatedDeformableConvolution(Convolution):
-    """Convolution with computed offsets and weights of the kernel elements.
+    """Convolution whose kernel elements have offsets and modulations computed from x.
 
-    The weights m (B, Dk², Ho, Wo) pass through ``tap``.
+    The modulations m (B, Dk², Ho, Wo) pass through ``tap``.
 
     Args:
         channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride.
+        stride: stride of the convolution and of its offsets.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
         groups: number of channel groups.
@@ -89,13 +89,13 @@ class ModulatedDeformableConvolution(Convolution):
         super().__init__(channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
         if offset_groups < 1 or channels % offset_groups:
             raise ValueError(f"offset_groups must divide the channels, got {offset_groups} and {channels}")
-        n_weights = offset_groups * kernel_size**2
-        self.parts, self.scale = [2 * n_weights, n_weights], scale  # channels of Δ and z
-        self.offset = self.make_offset_conv(3 * n_weights)
+        n_modulations = offset_groups * kernel_size**2
+        self.parts, self.scale = [2 * n_modulations, n_modulations], scale  # numbers of channels of Δ and z
+        self.offset = self.make_offset_conv(3 * n_modulations)
         self.tap = nn.Identity()
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the output (B, O, Ho, Wo) for x (B, C, H, W)."""
         offset, z = self.offset(x).split(self.parts, 1)
-        weights = self.tap(z.sigmoid() * self.scale)
-        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask=weights)
+        modulations = self.tap(z.sigmoid() * self.scale)
+        return deform_conv2d(x, offset, weight, bias, self.stride, self.padding, self.dilation, mask=modulations)

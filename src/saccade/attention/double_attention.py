@@ -1,4 +1,4 @@
-r"""Double attention: x is gathered into a few descriptors, which every pixel mixes.
+r"""Double attention: every pixel receives a weighted sum of a few descriptors of x.
 
     A   = W_A x + b_A                (B, m, N), m = ⌊C·rd_ratio⌋, N = H·W    features
     M_B = softmax_N(W_B x)           (B, n, N), n = m by default             attention maps
@@ -7,12 +7,10 @@ r"""Double attention: x is gathered into a few descriptors, which every pixel mi
     Z   = W_Z G V + b_Z              (B, C, N)                               distribute    eq. 6
     y   = x + Z                      (B, C, H, W)
 
-The authors published no code; Z and its gradients equal the most used reimplementation, whose W_B has a bias that the
-softmax ignores. ``norm=True`` adds a batch norm with zero-initialised scale.
+The authors published no code. Z and its gradients equal those of nguyenvo09/Double-Attention-Network, whose W_B has a
+bias that the softmax ignores. ``norm=True`` adds a batch norm with zero-initialised scale.
 
-The paper's ResNet-50 with five blocks has 32.905 million parameters here; 33.00 are printed.
-
-Source: Chen, Kalantidis, Li, Yan, Feng, "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
+Source: Chen et al., NeurIPS 2018, arXiv:1810.11579.
 """
 
 from __future__ import annotations
@@ -39,7 +37,7 @@ SPEC = {
     "published": [
         {"net": "resnet50", "params": 33.00, "macs": 6.50, "top1": 77.0, "source": "ECA-Net paper, table 3",
          "where": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
-         "note": "five blocks; not reproduced: 29.23 with C/4 for C/2, 32.96 with the host's running statistics"},
+         "note": "five blocks; not reproduced: 29.23 M parameters with rd_ratio=1/4, 32.96 M with batch-norm buffers"},
     ],
 }  # fmt: skip
 
@@ -59,7 +57,7 @@ class DoubleAttention(Context):
 
     Args:
         channels: C.
-        rd_ratio: m as a fraction of C.
+        rd_ratio: m/C.
         descriptors: n, number of descriptors; None means m.
         norm: True adds a batch norm.
 
@@ -75,7 +73,7 @@ class DoubleAttention(Context):
         n_descriptors = hidden if descriptors is None else descriptors
         if n_descriptors < 2:
             raise ValueError(f"there must be at least 2 descriptors, got {n_descriptors}")
-        self.hidden, self.summaries = hidden, n_descriptors
+        self.hidden, self.summaries = hidden, n_descriptors  # m, n
         self.feature = nn.Conv2d(channels, hidden, 1)
         self.gather = nn.Conv2d(channels, n_descriptors, 1, bias=False)
         self.distribute = nn.Conv2d(channels, n_descriptors, 1)
@@ -88,8 +86,8 @@ class DoubleAttention(Context):
         """Return the tensor (B, C, H, W) to add to x."""
         maps = self.gather(x).flatten(2).softmax(2).to(x.dtype)
         vectors = self.distribute(x).flatten(2).softmax(1).to(x.dtype)
-        # Weights sum to one, so the layers may act before or after the sums.
-        if self._layers_on_descriptors(x):
+        # Attention weights sum to one, so the 1×1 convolutions commute with the weighted sums.
+        if self._convolves_descriptors(x):
             descriptors = self.feature((x.flatten(2) @ maps.mT)[..., None])
             z = (self.out(descriptors)[..., 0].to(x.dtype) @ vectors).unflatten(2, x.shape[2:])
         else:
@@ -97,9 +95,9 @@ class DoubleAttention(Context):
             z = self.out((gathered @ vectors).unflatten(2, x.shape[2:]))
         return z if self.bn is None else self.bn(z)
 
-    def _layers_on_descriptors(self, x: Tensor) -> bool:
-        """Return True if the linear layers act on n descriptors, not on N pixels."""
-        if not isinstance(x, Tensor) or is_captured():  # a graph must fit every size
+    def _convolves_descriptors(self, x: Tensor) -> bool:
+        """Return True if the 1×1 convolutions are cheaper on the n descriptors than on the N pixels."""
+        if not isinstance(x, Tensor) or is_captured():  # a captured graph cannot branch on the size
             return True
         channels, pixels = x.shape[1], x.shape[2] * x.shape[3]
         return channels * self.summaries * (pixels + self.hidden) <= self.hidden * pixels * (channels + self.summaries)

@@ -9,11 +9,11 @@ r"""Dual attention: pixels attend to similar pixels, channels to dissimilar chan
     F_j = β Σ_i X_{ji} x_i + x_j   (B, C, N), β initialised to 0                     eq. 4
     y = E + F − x                  (B, C, H, W)
 
-The paper prints a softmax of G itself. The authors' code, which each branch matches, subtracts G from the maximum of
-its row, so the *least* similar channels get the largest weights. Logits are not scaled; G is computed in float32. The
-authors' keys have a bias, which a softmax ignores, and convolutions surround their branches; here both act on x.
+The paper prints a softmax of G itself. The authors' code subtracts each entry of G from the maximum of its row, so the
+*least* similar channels get the largest weights; our branches match this code. Logits are not scaled; G is computed in
+float32. The authors' keys have a bias, which a softmax ignores. Their branches act between convolutions, ours on x.
 
-Source: Fu, Liu, Tian, Li, Bao, Fang, Lu, "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
+Source: Fu et al., CVPR 2019, arXiv:1809.02983.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SPEC = {
     "evidence": "oracle",
     "code": ["junfu1115/DANet"],
     "position": {"default": "stage[-1]"},
-    "limits": ["channels * rd_ratio must be at least 1", "one of position and channel must be true"],
+    "limits": ["channels * rd_ratio must be at least 1", "at least one of position and channel must be true"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
@@ -52,7 +52,7 @@ class DualAttention(Context):
 
     Args:
         channels: C.
-        rd_ratio: c as a fraction of C.
+        rd_ratio: c/C.
         position: True lets pixels attend to pixels.
         channel: True lets channels attend to channels.
 
@@ -63,7 +63,7 @@ class DualAttention(Context):
     def __init__(self, channels: int, rd_ratio: float = 1 / 8, position: bool = True, channel: bool = True) -> None:
         super().__init__()
         if not (position or channel):
-            raise ValueError("one of position and channel must be true, got False for both")
+            raise ValueError("at least one of position and channel must be true, got False for both")
         self.position = _PixelAttention(channels, rd_ratio) if position else None
         self.channel = _ChannelAttention() if channel else None
 
@@ -93,7 +93,7 @@ class _PixelAttention(nn.Module):
 class _ChannelAttention(nn.Module):
     """Attention over channels, β Σ_i X_{ji} x_i.
 
-    X is also the softmax of −G.
+    X equals softmax(−G), because a softmax ignores the maximum of its row.
     """
 
     def __init__(self) -> None:
@@ -108,5 +108,5 @@ class _ChannelAttention(nn.Module):
         return self.gamma * output.unflatten(2, x.shape[2:]).to(x.dtype)
 
 
-# names in networks pickled by earlier versions
+# Aliases with which networks pickled by earlier versions load.
 _Positions, _Channels = _PixelAttention, _ChannelAttention

@@ -10,12 +10,10 @@ r"""Dual relation-aware attention: pixels attend to pooled cells, channels to ch
     y = x + α P + β Q                        (B, C, H, W), α and β initialised to 0
 
 Cells are those of adaptive pooling. Logits are not scaled; E is computed in float32. As in DANet the *least* similar
-channels get the largest weights. The authors' k has a bias, which a softmax ignores. Each branch matches their code, in
-which convolutions surround it; here both act on x, and their sum is our choice. The DAS article probably means this
-mechanism.
+channels get the largest weights. The authors' k has a bias, which a softmax ignores. Their branches act between
+convolutions, ours on x; the sum of the branches is our choice.
 
-Source: Fu, Liu, Jiang, Li, Bao, Lu, "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021 (IEEE
-Transactions on Neural Networks and Learning Systems 32); its code in the repository of DANet.
+Source: Fu et al., TNNLS 2021; code in the repository of DANet.
 """
 
 from __future__ import annotations
@@ -41,10 +39,10 @@ SPEC = {
     "limits": [
         "channels * rd_ratio must be at least 1",
         "channels * center_ratio must be at least 1",
-        "one of position and channel must be true",
+        "at least one of position and channel must be true",
     ],
     "neutral": True,
-    "equivariant": "flip, transpose; permutation with position=False alone",
+    "equivariant": "flip, transpose; only with position=False: permutation",
 }  # fmt: skip
 
 
@@ -66,8 +64,8 @@ class DualRelationAttention(Context):
 
     Args:
         channels: C.
-        rd_ratio: c as a fraction of C.
-        center_ratio: number of channel centres as a fraction of C.
+        rd_ratio: c/C.
+        center_ratio: number of channel centres / C.
         position: True lets pixels attend to spatial centres.
         channel: True lets channels attend to channel centres.
 
@@ -85,7 +83,7 @@ class DualRelationAttention(Context):
     ) -> None:
         super().__init__()
         if not (position or channel):
-            raise ValueError("one of position and channel must be true, got False for both")
+            raise ValueError("at least one of position and channel must be true, got False for both")
         self.position = _SpatialCentersAttention(channels, reduced_channels(channels, rd_ratio)) if position else None
         self.channel = (
             _ChannelCentersAttention(channels, reduced_channels(channels, center_ratio, "center_ratio"))
@@ -109,7 +107,7 @@ class _SpatialCentersAttention(nn.Module):
         self.query = nn.Conv2d(channels, hidden, 1)
         self.key = nn.Linear(channels, hidden, bias=False)
         self.value = nn.Linear(channels, channels)
-        self.scale = nn.Parameter(torch.zeros(1))
+        self.scale = nn.Parameter(torch.zeros(1))  # α
 
     def forward(self, x: Tensor) -> Tensor:
         cells = _cells(x)
@@ -122,10 +120,10 @@ class _SpatialCentersAttention(nn.Module):
 class _ChannelCentersAttention(nn.Module):
     """Channel attention, β Q, by the softmax of −E."""
 
-    def __init__(self, channels: int, centers: int) -> None:
+    def __init__(self, channels: int, n_centers: int) -> None:
         super().__init__()
-        self.centers = _conv_bn_relu(channels, centers)
-        self.scale = nn.Parameter(torch.zeros(1))
+        self.centers = _conv_bn_relu(channels, n_centers)
+        self.scale = nn.Parameter(torch.zeros(1))  # β
 
     def forward(self, x: Tensor) -> Tensor:
         features, centers = x.flatten(2), self.centers(x).flatten(2)
@@ -152,9 +150,9 @@ def _averaging_matrix(x: Tensor, length: int) -> Tensor:
     pixel = torch.arange(length, device=x.device)
     cell = torch.cat([torch.arange(s, device=x.device) for s in _SIDES])[:, None]
     n_cells = torch.cat([torch.full((s, 1), s, device=x.device) for s in _SIDES])
-    inside = ((pixel >= cell * length // n_cells) & (pixel < -(-(cell + 1) * length // n_cells))).to(x.dtype)
-    return inside / inside.sum(1, keepdim=True)
+    membership = ((pixel >= cell * length // n_cells) & (pixel < -(-(cell + 1) * length // n_cells))).to(x.dtype)
+    return membership / membership.sum(1, keepdim=True)
 
 
-# names in networks pickled by earlier versions
+# Aliases with which networks pickled by earlier versions load.
 _Positions, _Channels = _SpatialCentersAttention, _ChannelCentersAttention

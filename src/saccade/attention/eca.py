@@ -2,14 +2,12 @@ r"""Efficient Channel Attention: a channel gate from a 1-D convolution over the 
 
     z = mean_{h,w} x                       (B, C)
     s = σ(Conv1d_k(z))                     (B, C), no bias                eq. 9
-    k = | log₂(C)/γ + b/γ |_odd            t + 1 if t is even             eq. 12
+    k = t if t is odd, else t + 1;  t = ⌊|log₂(C)/γ + b/γ|⌋               eq. 12
     y = s ⊙ x                              (B, C, H, W)
 
-γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' released networks set ``kernel_size`` per stage instead of equation
-12.
+γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' networks set ``kernel_size`` per stage instead of equation 12.
 
-Source: Wang, Wu, Zhu, Li, Zuo, Hu, "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR
-2020, arXiv:1910.03151.
+Source: Wang et al., CVPR 2020, arXiv:1910.03151.
 """
 
 from __future__ import annotations

@@ -7,12 +7,10 @@ r"""Efficient Multi-scale Attention: two branches weight each other to form a sp
     s = softmax_c(mean_{h,w} u) · v + softmax_c(mean_{h,w} v) · u      (B, 1, H, W)
     y = x ⊙ σ(s)                                           (B, C, H, W)
 
-norm gives each channel mean 0 and variance 1 (ε = 1e-5), so the mean of u is β and softmax_c(β) · v is one convolution
-with a single output. v itself is computed only if its layer has a hook or wrapper. G is called ``factor`` in the
-authors' code. The short name is ``emattn``, as ``ema`` means moving average.
+norm gives each channel mean 0 and variance 1 (ε = 1e-5), so the mean of u is β. Therefore softmax_c(β) · v is computed
+without v, by a convolution with one output channel, unless the layer W₃ has a hook or wrapper.
 
-Source: Ouyang, He, Zhang, Luo, Guo, Zhan, Huang, "Efficient Multi-Scale Attention Module with Cross-Spatial Learning",
-ICASSP 2023, arXiv:2305.13563.
+Source: Ouyang et al., ICASSP 2023, arXiv:2305.13563.
 """
 
 from __future__ import annotations
@@ -43,8 +41,8 @@ SPEC = {
 
 
 def parameters(channels: int, groups: int | None) -> int:
-    width = channels // (groups or math.gcd(32, channels))
-    return 10 * width**2 + 4 * width
+    group_channels = channels // (groups or math.gcd(32, channels))
+    return 10 * group_channels**2 + 4 * group_channels
 
 
 class EfficientMultiScaleAttention(nn.Module):
@@ -52,7 +50,7 @@ class EfficientMultiScaleAttention(nn.Module):
 
     Args:
         channels: C.
-        groups: G; None means the largest divisor of 32 that divides C.
+        groups: G; None means gcd(32, C).
 
     Raises:
         ValueError: ``groups`` does not divide ``channels``.
@@ -63,17 +61,17 @@ class EfficientMultiScaleAttention(nn.Module):
         self.groups = math.gcd(32, channels) if groups is None else groups
         if self.groups < 1 or channels % self.groups:
             raise ValueError(f"groups must divide channels, got {groups} and {channels}")
-        width = channels // self.groups
-        self.sides = nn.Conv2d(width, width, 1)  # W₁
-        self.near = nn.Conv2d(width, width, 3, padding=1)  # W₃
-        self.norm_weight = nn.Parameter(torch.ones(width))
-        self.norm_bias = nn.Parameter(torch.zeros(width))
+        group_channels = channels // self.groups
+        self.sides = nn.Conv2d(group_channels, group_channels, 1)  # W₁
+        self.near = nn.Conv2d(group_channels, group_channels, 3, padding=1)  # W₃
+        self.norm_weight = nn.Parameter(torch.ones(group_channels))  # γ
+        self.norm_bias = nn.Parameter(torch.zeros(group_channels))  # β
         self.tap = nn.Identity()
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, G, H, W)."""
         height, width = x.shape[2:]
-        x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)  # (B·G, c, H, W)
+        x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)
         rows, columns = pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)  # (…, H, 1), (…, 1, W)
         h, w = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
         u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
@@ -83,7 +81,7 @@ class EfficientMultiScaleAttention(nn.Module):
             assert self.near.bias is not None
             flat_weight = self.near.weight.flatten(1)
             kernel = (v_weights @ flat_weight).view_as(self.near.weight[:1])
-            weighted_v = narrow_conv2d(x, kernel, (v_weights @ self.near.bias)[None])  # (B·G, 1, H, W)
+            weighted_v = narrow_conv2d(x, kernel, (v_weights @ self.near.bias)[None])
             mean_v = F.linear(_kernel_element_means(x, columns).flatten(1), flat_weight, self.near.bias)
         else:
             v = self.near(x)
@@ -100,9 +98,10 @@ class EfficientMultiScaleAttention(nn.Module):
 
 
 def _kernel_element_means(x: Tensor, columns: Tensor) -> Tensor:
-    """Return the mean input (n, c, 3, 3) of each kernel element of a zero-padded 3×3 convolution over x (n, c, H, W).
+    """Return the mean (n, c, 3, 3) over x (n, c, H, W) of the pixels that each element of a 3×3 kernel multiplies.
 
-    ``columns`` (n, c, 1, W) are the column means. Upper kernel elements never meet the last row, lower ones the first.
+    ``columns`` (n, c, 1, W) are the column means. With zero padding, the upper kernel row never covers the last row of
+    x, nor the lower kernel row the first.
     """
     height, width = x.shape[2:]
     rows = torch.cat([columns - x[:, :, -1:] / height, columns, columns - x[:, :, :1] / height], 2)  # (n, c, 3, W)

@@ -11,14 +11,12 @@ r"""Efficient Multi-scale Channel Attention: a channel gate that also reads the 
 With S = 0 (``previous=0``) y = x ⊙ (1 + l). The attention A, and A' of the same form, is ECA (``att="eca"``:
 σ(Conv1d_k), k from the channels) or SE (``"se"``: σ(W₂ ReLU(W₁ z)), reduction 16). There are no biases.
 
-``plug`` sets S to the number of sites it plugs in the previous stage; ``previous=n`` takes the last n of them.
+``saccade.plug`` sets S to the number of its sites in the previous stage; ``previous=n`` reads only the last n sites.
 
-Only the ECA variant of the authors' code runs. By default it has a module in every block and reads all earlier stages
-and the stem; here, as published, the last block of each stage reads the previous stage. It needs C to be a multiple of
-the vector's channels; here a vector is tiled and truncated. The published SE sizes need ``shared=True``, A for A'.
+Only the ECA variant of the authors' code runs. As published, only the last block of each stage has a module. The
+published sizes with SE need ``shared=True``, which uses A in place of A'.
 
-Source: Bakr, El Sallab, Rashwan, "EMCA: Efficient Multi-Scale Channel Attention Module" (the first version is called
-"PKCAM"), code eslambakr/EMCA 2021.
+Source: Bakr et al., code eslambakr/EMCA, 2021.
 """
 
 from __future__ import annotations
@@ -81,7 +79,7 @@ class EfficientMultiScaleChannelAttention(Gate):
         channels: C.
         att: attention A, ``"eca"`` or ``"se"``.
         kernel_size: k of ECA, odd; None computes it from the channels.
-        rd_ratio: width of SE's bottleneck as a fraction of C.
+        rd_ratio: width of SE's bottleneck / C.
         shared: True uses A for A'.
         previous: S, number of vectors read from the previous stage.
 
@@ -111,25 +109,27 @@ class EfficientMultiScaleChannelAttention(Gate):
         self.previous = PreviousStage(previous)
         self.local = make_attention()
         if previous:
-            self.take_in = nn.Linear(previous + 1, 1, bias=False)  # w
-            self.stage = None if shared else make_attention()  # A'
-            self.put_out = nn.Linear(2, 1, bias=False)  # m
+            self.take_in = nn.Linear(previous + 1, 1, bias=False)  # w, which combines the vectors
+            self.stage = None if shared else make_attention()  # A', for the global scales
+            self.put_out = nn.Linear(2, 1, bias=False)  # m, which mixes l and g
 
     def gate(self, x: Tensor, previous: Sequence[Tensor] | Tensor | None = None) -> Tensor:
         """Return the gate (B, C, 1, 1).
 
         Args:
             x: the input (B, C, H, W).
-            previous: the S vectors (B, any channels); None uses those recorded in this forward pass of the host.
+            previous: the S vectors (B, any width); None uses those that the host recorded in this forward pass.
 
         Raises:
             ValueError: the number of vectors is not S.
-            UserError: the host recorded none.
+            UserError: no vectors were recorded: the module ran outside its host.
         """
         z = pooled_mean(x)
         vectors = self.previous(z) if previous is None else previous
         if len(vectors) != self.previous.count:
-            raise ValueError(f"previous = {self.previous.count} vectors are read, got {len(vectors)}")
+            raise ValueError(
+                f"there must be {self.previous.count} vectors (previous={self.previous.count}), got {len(vectors)}"
+            )
         s = self.local(z)
         if self.previous.count:
             u = self.take_in(torch.stack([*(_tile(v, z) for v in vectors), z], -1))[..., 0].relu()
@@ -164,6 +164,6 @@ class _SE(nn.Module):
 
 
 def _tile(v: Tensor, z: Tensor) -> Tensor:
-    """Tile v (B, any channels) to the shape and dtype of z (B, C), truncating the last copy."""
+    """Tile v (B, any width) to the shape and dtype of z (B, C), truncating the last copy."""
     n_copies = -(-z.shape[1] // v.shape[1])
     return v.repeat(1, n_copies)[:, : z.shape[1]].to(z.dtype)

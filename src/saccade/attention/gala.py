@@ -5,17 +5,16 @@ r"""Global-and-Local Attention: a channel branch g and a spatial branch l, with 
     y = x ⊙ tanh(α ⊙ (g + l) + β ⊙ (g · l))                          (B, C, H, W)     α, β: (C,)
 
 These are the equations of the paper, ``variant="paper"``. The authors' code, ``variant="official"``, ends g in a ReLU,
-the default of TensorFlow's ``fully_connected``, has a 5×5 convolution in l, and a sigmoid gate:
+has a 5×5 convolution in l, and a sigmoid gate:
 
     g = ReLU(W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂)
     l = Conv_{1×1}(ReLU(Conv_{5×5}(ReLU(Conv_{1×1}(x)))))
     y = x ⊙ σ(α ⊙ (g + l) + β ⊙ (g · l))
 
 Initialisation follows the code: l, α and β normal with variance 1/fan_in (1 for α and β), truncated at two standard
-deviations; g uniform with variance 2/(fan_in + fan_out); biases zero. The authors' loss on human attention is left out.
+deviations; g uniform with variance 2/(fan_in + fan_out); biases zero.
 
-Source: Linsley, Shiebler, Eberhardt, Serre, "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; the
-authors' code, serre-lab/gala_tpu.
+Source: Linsley et al., ICLR 2019, arXiv:1805.08819; code: serre-lab/gala_tpu.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ SPEC = {
     "position": {"default": "residual[first]"},
     "limits": ["channels * rd_ratio must be at least 1"],
     "gate": "(0, 1); (-1, 1) with variant='paper'",
-    "equivariant": "permutation, flip, transpose with variant='paper' alone",
+    "equivariant": "only with variant='paper': permutation, flip, transpose",
 }  # fmt: skip
 
 
@@ -61,12 +60,12 @@ def equivariant(variant: str) -> tuple[str, ...]:
 
 
 class GlobalAndLocalAttention(Gate):
-    """Gate per element.
+    """Gate per element from a channel branch and a spatial branch.
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C.
-        variant: ``official`` or ``paper``, as above.
+        rd_ratio: bottleneck width / C.
+        variant: ``official`` or ``paper``.
 
     Raises:
         ValueError: the bottlenecks would have no channel, or ``variant`` is unknown.
@@ -78,7 +77,7 @@ class GlobalAndLocalAttention(Gate):
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("variant", variant, "official", "paper")
-        self.released = variant == "official"  # the authors' released code
+        self.released = variant == "official"
         global_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
         local_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
         if self.released:
@@ -103,8 +102,7 @@ class GlobalAndLocalAttention(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W), in (0, 1), or (-1, 1) with ``variant="paper"``."""
-        g = self.what(pooled_mean(x, keepdim=True))
-        local = self.where(x)
+        g, local = self.what(pooled_mean(x, keepdim=True)), self.where(x)
         alpha, beta = self.alpha[:, None, None], self.beta[:, None, None]
         # α(g + l) + βgl = αg + (α + βg)·l
         logits: Tensor = alpha * g + (alpha + beta * g) * local

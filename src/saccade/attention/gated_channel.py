@@ -1,14 +1,14 @@
-r"""Gated Channel Transformation: channels compete or cooperate by the norms of their feature maps.
+r"""Gated Channel Transformation: a channel gate from the norms of the channels.
 
     s_c = α_c (Σ_{h,w} x_c² + ε)^½                   embedding       (B, C)                       eq. 2
     ŝ_c = s_c/(mean_c s² + ε)^½                      normalisation   (B, C)                       eq. 3
     y_c = x_c (1 + tanh(γ_c ŝ_c + β_c))              gating          (B, C, H, W)                 eq. 4
 
-α starts at 1, γ and β at 0, so the module starts as the identity. ``mode="l1"`` uses Σ|x_c| for the L2 norm and mean_c
-|s| for the root mean square. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. Channels compete if
-γ is positive. The authors gate the input of every convolution; our default position is that of SE.
+α starts at 1, γ and β at 0, so the module starts as the identity. ``mode="l1"`` replaces the L2 norm by Σ|x_c| and the
+root mean square by mean_c |s|. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. A positive γ
+strengthens channels with large norms. The authors gate the input of every convolution.
 
-Source: Yang, Zhu, Wu, Yang, "Gated Channel Transformation for Visual Recognition", CVPR 2020, arXiv:1909.11519.
+Source: Yang et al., CVPR 2020, arXiv:1909.11519.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class GatedChannelTransformation(Gate):
         if eps <= 0:
             raise ValueError(f"eps must be positive, got {eps}")
         self.eps = eps
-        self.squared = mode == "l2"
+        self.squared = mode == "l2"  # L2 norm, else L1
         self.alpha = nn.Parameter(torch.ones(channels))
         self.gamma = nn.Parameter(torch.zeros(channels))
         self.beta = nn.Parameter(torch.zeros(channels))

@@ -1,22 +1,21 @@
 r"""Gather-Excite: each channel is gated by its spatial context.
 
     z = gather(x)                                    (B, C, h, w)      over an extent e, h ≈ H/e
-    g = σ(excite(z))                                 (B, C, h, w)      the identity, or C -> C/16 -> C
+    g = σ(excite(z))                                 (B, C, h, w)      excite: identity, or C -> C·rd_ratio -> C
     y = x ⊙ nearest(g)                               (B, C, H, W)      nearest-neighbour upsampling
 
 ``extent=0`` is the whole map, h = w = 1. The paper's three families:
 
     θ⁻   ``extra_params=False``                      the mean over the map, or over windows of 2e − 1 at a stride of e
-    θ    ``extra_params=True``, the default          one H×W kernel per channel and BN; or for e = 2, 4, 8, … log₂ e
-                                                     depthwise convolutions 3×3 with stride 2, each with BN
+    θ    ``extra_params=True``, the default          one H×W kernel per channel and BN; for e = 2, 4, 8, …:
+                                                     log₂(e) depthwise 3×3 convolutions, stride 2, each with BN
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
 ``extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files; ``bias=True`` matches
-the reimplementation in SRM's code. The authors' files have only ``extent=0``; for smaller extents we follow timm in
-placing a ReLU between the convolutions.
+the code of the SRM authors (see ``style_recalibration``). The Caffe files cover only ``extent=0``; otherwise we place a
+ReLU between the convolutions, like timm.
 
-Source: Hu, Shen, Albanie, Sun, Vedaldi, "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks",
-NeurIPS 2018, arXiv:1810.12348.
+Source: Hu et al., NeurIPS 2018, arXiv:1810.12348.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ SPEC = {
     "evidence": "paper",
     "code": ["hyunjaelee410/style-based-recalibration-module (bias=True, the kernel over the whole map)"],
     "position": {"default": "residual"},
-    "limits": ["extent must be 0 or a power of two", "channels * rd_ratio must be at least 1"],
+    "limits": ["extent must be 0 or a power of two above 1", "channels * rd_ratio must be at least 1"],
     "gate": (0.0, 1.0),
-    "equivariant": "extra_params=False: transpose, with extent=0 also permutation and flip",
+    "equivariant": "only with extra_params=False: transpose, and with extent=0 permutation and flip",
     "needs": ["size"],
     "timm": "ge",
 }  # fmt: skip
@@ -72,14 +71,14 @@ class GatherExcite(Gate):
     Args:
         channels: C.
         extra_params: True gathers by learnt convolutions (θ and θ⁺), False by means (θ⁻).
-        extent: e, a power of two; 0 means the whole map.
+        extent: e, a power of two above 1; 0 means the whole map.
         use_mlp: True mixes the channels before the gate (θ⁺).
-        rd_ratio: bottleneck width of ``use_mlp`` as a fraction of C.
+        rd_ratio: bottleneck width of ``use_mlp`` / C.
         bias: True adds a bias to the depthwise convolutions.
         size: (H, W) of the feature map, needed for an H×W kernel.
 
     Raises:
-        ValueError: a limit of SPEC is violated, ``size`` is missing, or x has another size.
+        ValueError: a limit of SPEC is violated, ``size`` is missing, or, in ``forward``, x has another size.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class GatherExcite(Gate):
     ) -> None:
         super().__init__()
         if extent and (extent < 2 or extent.bit_count() > 1):
-            raise ValueError(f"extent must be 0 or a power of two, got {extent}")
+            raise ValueError(f"extent must be 0 or a power of two above 1, got {extent}")
         self.extent = extent
         self.size: tuple[int, int] | None = None
         self.gather: nn.Sequential | None = None

@@ -6,11 +6,10 @@ r"""Global Context block: a context vector, pooled by attention, is added to eve
     y = x + t                                                        (B, C, H, W)
 
 ``fuse_scale=True`` also multiplies by σ(t'), t' from a second bottleneck: y = x ⊙ σ(t') + t, or with ``fuse_add=False``
-y = x ⊙ σ(t'). t starts at zero, so y starts at x, or at x/2 with ``fuse_scale``. The authors' w has a bias, which a
-softmax ignores; their bottleneck may have one channel, ours has at least two.
+y = x ⊙ σ(t'). Initially t = 0 and y = x, or x/2 with ``fuse_scale``. The authors' w has a bias, which a
+softmax ignores.
 
-Source: Cao, Xu, Lin, Wei, Hu, "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019,
-arXiv:1904.11492.
+Source: Cao et al., ICCVW 2019, arXiv:1904.11492.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ SPEC = {
     "evidence": "oracle",
     "code": ["xvjiarui/GCNet"],
     "position": {"default": "residual"},
-    "limits": ["rd_ratio must be positive", "one of fuse_add and fuse_scale must be true"],
+    "limits": ["rd_ratio must be positive", "at least one of fuse_add and fuse_scale must be true"],
     "neutral": "only with fuse_scale=False",
     "equivariant": ["permutation", "flip", "transpose"],
     "published": [
         {"net": "resnet50", "params": 28.11, "macs": 4.13, "source": "DCANet README"},
         {"net": "resnet50", "params": 28.08, "macs": 3.87, "top1": 77.70, "unit": "10^6, 2^30",
-         "note": "size without the three blocks of layer1", "source": "ECA-Net paper, table 3"},
+         "note": "size without the three modules in layer1", "source": "ECA-Net paper, table 3"},
     ],
     "timm": "gca",
 }  # fmt: skip
@@ -54,11 +53,11 @@ def neutral(fuse_scale: bool) -> bool:
 
 
 class GlobalContext(Context):
-    """Attention pooling and a bottleneck.
+    """Context vector, pooled by attention and transformed by a bottleneck, that is added to x or gates x.
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C, but at least two channels.
+        rd_ratio: bottleneck width / C, with a width of at least 2.
         fuse_add: True adds t.
         fuse_scale: True multiplies x by σ(t').
 
@@ -73,17 +72,17 @@ class GlobalContext(Context):
         if rd_ratio <= 0:
             raise ValueError(f"rd_ratio must be positive, got {rd_ratio}")
         if not (fuse_add or fuse_scale):
-            raise ValueError("one of fuse_add and fuse_scale must be true, got False for both")
+            raise ValueError("at least one of fuse_add and fuse_scale must be true, got False for both")
         hidden = max(2, int(channels * rd_ratio))
-        self.mask = nn.Conv2d(channels, 1, 1, bias=False)
+        self.mask = nn.Conv2d(channels, 1, 1, bias=False)  # w
         self.add = _bottleneck(channels, hidden) if fuse_add else None
         self.scale = _bottleneck(channels, hidden) if fuse_scale else None
         nn.init.kaiming_normal_(self.mask.weight)
 
     def context(self, x: Tensor) -> Tensor:
         """Return the tensor to add to x, (B, C, 1, 1) or (B, C, H, W)."""
-        mask = self.mask(x).flatten(2).softmax(2)
-        z = (x.flatten(2) @ mask.to(x.dtype).transpose(1, 2))[:, :, 0]
+        attention = self.mask(x).flatten(2).softmax(2)
+        z = (x.flatten(2) @ attention.to(x.dtype).transpose(1, 2))[:, :, 0]
         if self.scale is None:
             assert self.add is not None
             return self.add(z)[:, :, None, None]
@@ -92,7 +91,7 @@ class GlobalContext(Context):
 
 
 def _bottleneck(channels: int, hidden: int) -> nn.Sequential:
-    """Return the layers of t, whose output is initially zero."""
+    """Return a bottleneck whose output is initially zero."""
     output_layer = nn.Linear(hidden, channels)
     nn.init.zeros_(output_layer.weight)
     nn.init.zeros_(output_layer.bias)

@@ -16,10 +16,10 @@ r"""Global second-order pooling: a gate from a covariance matrix of channels or 
     y = ReLU(x ⊙ g)                               (B, C, H, W)
 
 BN normalises each row of Σ. Both variants follow the authors' code, whose position variant divides a sum over channels
-by the number of positions. ``stride=None`` follows their ResNets, whose last stage has stride 1; a plug keeps the
-host's stride. With s = 2 a map needs three rows or columns, as the covariance of one pixel is zero.
+by the number of positions. ``stride=None`` chooses s as in the authors' ResNets. With s = 2 a map of at most 2×2 leaves
+one pixel, whose covariance is zero.
 
-Source: Gao, Xie, Wang, Li, "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
+Source: Gao et al., CVPR 2019, arXiv:1811.12006.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SPEC = {
     "position": {"default": "residual[last]"},
     "limits": ["dim must be at least 2", "stride must be at least 1"],
     "gate": (0.0, 1.0),
-    "equivariant": "variant='channel': transpose, with a stride of 1 also permutation and flip",
+    "equivariant": "only with variant='channel': transpose, and with stride 1 permutation and flip",
     "published": [
         {"net": "resnet50", "top1": 77.98, "note": "last stage with stride 1", "source": "GSoP README"},
     ],
@@ -57,7 +57,8 @@ SPEC = {
 def parameters(channels: int, dim: int, variant: str) -> int:
     reduce_count = dim * (channels + 3)
     if variant == "position":
-        return reduce_count + 33216
+        n = _GRID**2
+        return reduce_count + 2 * n + 4 * n * (n + 1) + n * (4 * n + 1)
     return reduce_count + 2 * dim + 4 * dim * (dim + 1) + channels * (4 * dim + 1)
 
 
@@ -77,7 +78,7 @@ _GRID = 8
 
 
 class SecondOrderPooling(nn.Module):
-    """Channel gate or spatial gate.
+    """Channel gate or spatial gate from a covariance matrix.
 
     Args:
         channels: C.
@@ -102,7 +103,7 @@ class SecondOrderPooling(nn.Module):
         if stride is not None and stride < 1:
             raise ValueError(f"stride must be at least 1, got {stride}")
         check_choice("variant", variant, "channel", "position")
-        self.of_channels = variant == "channel"  # the gate is a channel gate
+        self.of_channels = variant == "channel"  # True for a channel gate
         self.stride = _channel_stride(channels, stride) if self.of_channels else 1
         n_rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
         self.reduce = nn.Conv2d(channels, dim, 1)

@@ -4,11 +4,11 @@ r"""Large Kernel Attention: a gate per element from a decomposed 21×21 convolut
     y = x ⊙ u                                                                                          eq. 2
 
 A K×K convolution becomes a depthwise one of side 2d − 1, a depthwise one of side k = ⌈K/d⌉ with dilation d, and 1×1:
-5×5, 7×7 and 1×1 for K = 21, d = 3. All have a bias and zero padding; an even k would shift the map. The gate is
-unbounded. This is ``AttentionModule`` of the authors' code. The paper plugs it into no CNN: the position is ours.
+5×5, 7×7 and 1×1 for K = 21, d = 3. All have a bias and zero padding. k must be odd: an even k would shift the map. The
+gate is unbounded.
 
-Source: Guo, Lu, Liu, Cheng, Hu, "Visual Attention Network", Computational Visual Media 2023, arXiv:2202.09741; the
-authors' code, Visual-Attention-Network/VAN-Classification.
+Source: Guo et al., Computational Visual Media 2023, arXiv:2202.09741; ``AttentionModule`` in
+Visual-Attention-Network/VAN-Classification.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPEC = {
     "kind": "transform",
     "evidence": "paper",
     "position": {"default": "residual"},
-    "limits": ["dilation must be positive", "kernel_size / dilation must be odd and positive, rounded up"],
+    "limits": ["dilation must be positive", "ceil(kernel_size / dilation) must be odd and positive"],
 }  # fmt: skip
 
 
@@ -53,16 +53,16 @@ class LargeKernelAttention(Gate):
         super().__init__()
         if dilation < 1:
             raise ValueError(f"dilation must be positive, got {dilation}")
-        far_kernel_size = -(-kernel_size // dilation)
-        if kernel_size < 1 or far_kernel_size % 2 == 0:
+        dilated_size = -(-kernel_size // dilation)
+        if kernel_size < 1 or dilated_size % 2 == 0:
             raise ValueError(
-                f"kernel_size / dilation must be odd and positive, rounded up, got {kernel_size} / {dilation}: "
-                f"{far_kernel_size}"
+                f"ceil(kernel_size / dilation) must be odd and positive, got ceil({kernel_size} / {dilation}) = "
+                f"{dilated_size}"
             )
-        near_kernel_size, far_padding = 2 * dilation - 1, dilation * (far_kernel_size // 2)
-        self.near = nn.Conv2d(channels, channels, near_kernel_size, padding=dilation - 1, groups=channels)
-        self.far = nn.Conv2d(
-            channels, channels, far_kernel_size, padding=far_padding, dilation=dilation, groups=channels
+        depthwise_size, dilated_padding = 2 * dilation - 1, dilation * (dilated_size // 2)
+        self.near = nn.Conv2d(channels, channels, depthwise_size, padding=dilation - 1, groups=channels)  # 2d − 1
+        self.far = nn.Conv2d(  # k, dilated
+            channels, channels, dilated_size, padding=dilated_padding, dilation=dilation, groups=channels
         )
         self.mix = nn.Conv2d(channels, channels, 1)
         for conv in (self.near, self.far, self.mix):

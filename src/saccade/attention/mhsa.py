@@ -9,8 +9,7 @@ r"""MHSA of BoTNet: attention between all pixels, with embeddings of relative po
 q_p·r_{u−p} splits into a row term and a column term, so the H·W×H·W matrix is never materialised. The authors' code
 scales both terms by s, the paper prints no factor; ``scale_pos_embed=False``, timm's default, scales only q·k.
 
-Source: Srinivas, Lin, Parmar, Shlens, Abbeel, Vaswani, "Bottleneck Transformers for Visual Recognition", CVPR 2021,
-arXiv:2101.11605, figure 4 and the code of its appendix.
+Source: Srinivas et al., CVPR 2021, arXiv:2101.11605, figure 4 and the code of its appendix.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ SPEC = {
     "limits": [
         "channels, out_channels, kernel_size, stride, dilation and num_heads must be at least 1",
         "out_channels must be a multiple of num_heads",
-        "padding must be dilation * (kernel_size - 1) / 2, a whole number",
+        "padding must be dilation * (kernel_size - 1) / 2 and whole",
         "groups must be 1",
     ],
     "needs": ["size"],
@@ -60,7 +59,7 @@ class MultiHeadSelfAttention(nn.Module):
         padding: must be dilation·(kernel_size − 1)/2, the default.
         dilation: dilation of the replaced convolution.
         groups: must be 1.
-        bias: True adds a learnable bias to the output.
+        bias: True adds a bias.
         num_heads: number of heads, a divisor of O.
         scale_pos_embed: True scales q·r by d^−½ too.
         size: (H, W) of the feature map, needed for the embeddings.
@@ -95,8 +94,8 @@ class MultiHeadSelfAttention(nn.Module):
         twice_padding = dilation * (kernel_size - 1)
         if twice_padding % 2 or (padding is not None and 2 * padding != twice_padding):
             raise ValueError(
-                f"padding must be dilation * (kernel_size - 1) / 2, a whole number, as the size is kept, got {padding} "
-                f"for {twice_padding / 2:g}"
+                "padding must be dilation * (kernel_size - 1) / 2 and whole, so that the convolution keeps the size; "
+                f"that is {twice_padding / 2:g}, got {padding}"
             )
         if groups != 1:
             raise ValueError(f"groups must be 1, got {groups}")
@@ -113,8 +112,8 @@ class MultiHeadSelfAttention(nn.Module):
             (height, width),
         )
         self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)
-        self.height = nn.Parameter(torch.randn(2 * height - 1, d) * d**-0.5)
-        self.width = nn.Parameter(torch.randn(2 * width - 1, d) * d**-0.5)
+        self.height = nn.Parameter(torch.randn(2 * height - 1, d) * d**-0.5)  # embeddings of row offsets
+        self.width = nn.Parameter(torch.randn(2 * width - 1, d) * d**-0.5)  # embeddings of column offsets
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,8 +128,9 @@ class MultiHeadSelfAttention(nn.Module):
         q, k, v = (t.mT for t in qkv.unbind(1))  # (B, heads, H·W, d)
         scale = q.shape[3] ** -0.5
         query_map = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
-        row_logits = torch.einsum("nhyxd,yud->nhyxu", query_map, _relative(self.height, height)).flatten(2, 3)
-        column_logits = torch.einsum("nhyxd,xud->nhyxu", query_map, _relative(self.width, width)).flatten(2, 3)
+        row_offsets, column_offsets = _relative_embeddings(self.height, height), _relative_embeddings(self.width, width)
+        row_logits = torch.einsum("nhyxd,yud->nhyxu", query_map, row_offsets).flatten(2, 3)
+        column_logits = torch.einsum("nhyxd,xud->nhyxu", query_map, column_offsets).flatten(2, 3)
         y = (
             attention(q, k, v, scale, row_logits, column_logits)
             .transpose(2, 3)
@@ -146,7 +146,7 @@ class MultiHeadSelfAttention(nn.Module):
         return clone_in_format(y, x)
 
 
-def _relative(embedding: Tensor, length: int) -> Tensor:
-    """Return the embedding of u − p for each p and u, (length, length, d), from rows −(length − 1) to length − 1."""
+def _relative_embeddings(embedding: Tensor, length: int) -> Tensor:
+    """Return the embeddings (length, length, d) of u − p for all p and u; ``embedding[0]`` is that of 1 − length."""
     position = torch.arange(length, device=embedding.device)
     return embedding[position - position[:, None] + length - 1]

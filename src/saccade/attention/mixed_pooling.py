@@ -6,11 +6,10 @@ r"""Mixed pooling module: pyramid pooling for near context, strip pooling of row
     z = [ReLU(BN(Conv_{3×3}(ReLU(near)))); ReLU(BN(Conv_{3×3}(ReLU(far))))]          (B, 2c, H, W)
     y = ReLU(x + BN(W_z z))                                         (B, C, H, W)
 
-Convolutions have no bias. pool is adaptive average pooling, up is bilinear with align_corners=True. The paper has two
-modules in a segmentation head. The final ReLU removes negative values of x: place the module after a ReLU.
+Convolutions have no bias. pool is adaptive average pooling, up is bilinear with align_corners=True. The final ReLU
+removes negative values of x: place the module after a ReLU.
 
-Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
-arXiv:2003.13328.
+Source: Hou et al., CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations
@@ -49,12 +48,12 @@ class MixedPooling(nn.Module):
 
     Args:
         channels: C.
-        rd_ratio: width of both branches as a fraction of C.
+        rd_ratio: width of both branches / C.
         fine: grid size of the finer pooling.
         coarse: grid size of the coarser pooling.
 
     Raises:
-        ValueError: the branches would have no channel, or a grid is empty.
+        ValueError: the branches would have no channel, or ``fine`` or ``coarse`` is below 1.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 4, fine: int = 20, coarse: int = 12) -> None:
@@ -65,9 +64,9 @@ class MixedPooling(nn.Module):
         self.sizes = fine, coarse
         self.near_in = _conv_bn(channels, hidden, 1)
         self.far_in = _conv_bn(channels, hidden, 1)
-        self.near = _conv_bn(hidden, hidden, 3)
-        self.fine = _conv_bn(hidden, hidden, 3)
-        self.coarse = _conv_bn(hidden, hidden, 3)
+        self.near = _conv_bn(hidden, hidden, 3)  # f₀
+        self.fine = _conv_bn(hidden, hidden, 3)  # f₁
+        self.coarse = _conv_bn(hidden, hidden, 3)  # f₂
         self.columns = _conv_bn(hidden, hidden, (1, 3))
         self.rows = _conv_bn(hidden, hidden, (3, 1))
         self.near_out = _conv_bn(hidden, hidden, 3)

@@ -6,12 +6,11 @@ r"""Non-local block: each pixel adds a weighted mean over all pixels.
     t_i = Σ_j A_{ij} g_j           (B, c, N)                                                       eq. 1
     y = x + BN(W_t t + b_t)        (B, C, H, W), scale of BN initialised to 0                      eq. 6
 
-The logits are scaled as in the authors' code, unlike the paper. Their Caffe2 code was not run; output and gradients
-equal PySlowFast, from the same laboratory. Memory grows with N. ``instantiation="dot_product"`` has A = θᵀφ / M; only
-then φ has a bias, as a softmax ignores it. timm's ``nl`` has c = C/8 and the scale C^−½.
+The logits are scaled as in the authors' code, unlike the paper. Our output and gradients equal those of PySlowFast, by
+the same laboratory; the authors' Caffe2 code was not run. A is never stored whole. ``instantiation="dot_product"`` has
+A = θᵀφ / M; only then φ has a bias, as a softmax ignores it. timm's ``nl`` has c = C/8 and the scale C^−½.
 
-Source: Wang, Girshick, Gupta, He, "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast,
-``nonlocal_helper.Nonlocal``.
+Source: Wang et al., CVPR 2018, arXiv:1711.07971; PySlowFast, ``nonlocal_helper.Nonlocal``.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SPEC = {
     "position": {"default": "stage[-2]"},
     "limits": ["channels * rd_ratio must be at least 1"],
     "neutral": True,
-    "equivariant": "permutation, flip, transpose; with pool=True transpose alone",
+    "equivariant": "permutation, flip, transpose; with pool=True only transpose",
     "timm": "nl",
 }  # fmt: skip
 
@@ -57,7 +56,7 @@ class NonLocal(Context):
 
     Args:
         channels: C.
-        rd_ratio: width of θ, φ and g as a fraction of C.
+        rd_ratio: c/C.
         instantiation: form of A, ``softmax`` or ``dot_product``.
         pool: True computes φ and g at half resolution.
 
@@ -105,6 +104,7 @@ def _max_pool(x: Tensor) -> Tensor:
     """Return the 2×2 max pooling of x (B, C, H, W): (B, C, max(1, ⌊H/2⌋), max(1, ⌊W/2⌋))."""
     for axis in (2, 3):
         side = x.shape[axis]
-        first = window_starts(side, 2, 2, x.device)
-        x = torch.maximum(x.index_select(axis, first), x.index_select(axis, (first + 1).clamp(max=side - 1)))
+        window_start = window_starts(side, 2, 2, x.device)
+        next_pixel = (window_start + 1).clamp(max=side - 1)
+        x = torch.maximum(x.index_select(axis, window_start), x.index_select(axis, next_pixel))
     return x

@@ -5,12 +5,11 @@ r"""Sum of a channel, a spatial and a joint gate: our interpretation of OFDet.
     s_j = Conv_{3×3}(ReLU(Conv_{1×1}(x)))                            (B, C, H, W)     C -> C·rd_ratio -> C
     y   = x ⊙ (σ(s_c) + σ(s_s) + σ(s_j))                             (B, C, H, W)
 
-The DAS article mentions that OFDet uses channel, spatial and channel-spatial attention at the same time. No paper, code
-or figure of that name could be found. The forms of the branches and their sum are our choice, so results of this module
-say nothing about OFDet.
+The DAS paper says that OFDet uses channel, spatial and channel-spatial attention at the same time. We found no
+paper, code or figure of that name. The branches and their sum are our choice, so results of this module say nothing
+about OFDet.
 
-Source: Salajegheh, Asadi, Saryazdi, Mudur, "DAS: A Deformable Attention to Capture Salient Information in CNNs", 2023,
-arXiv:2311.12091, related work.
+Source: related work in the DAS paper, Salajegheh et al., 2023, arXiv:2311.12091.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ __all__ = ["ThreeAttentions"]
 
 SPEC = {
     "name": "ofdet",
-    "title": "Channel, spatial and joint attention (a reading of OFDet)",
+    "title": "Channel, spatial and joint attention (our interpretation of OFDet)",
     "kind": "gate",
     "evidence": "reading",
     "position": {"default": "residual"},
@@ -44,7 +43,7 @@ class ThreeAttentions(Gate):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C.
+        rd_ratio: bottleneck width / C.
         kernel_size: odd kernel size of the spatial gate.
 
     Raises:

@@ -7,12 +7,16 @@ r"""Polarized self-attention: a channel gate and a spatial gate.
     y = x ⊙ A + x ⊙ S                             ``layout="parallel"``
     y = x' ⊙ S(x'),  x' = x ⊙ A(x)                ``layout="sequential"``
 
-These are the equations of the paper, the default. The authors' code, ``variant="official"``: its parallel layout has no
-LN, and S = σ(softmax_p(…)). Its sequential layout replaces W_z by W₂ ReLU(LN(W₁ · + b₁)) + b₂ with C/8 channels, takes
-a softmax of W_k x over the pixels of each channel and weights it by the means of W_q x. No other layer has a bias.
+These are the equations of the paper, the default. ``variant="official"`` follows the authors' code. There the parallel
+layout has no LN, and a softmax over the pixels precedes the σ of S. The sequential layout has a bottleneck in place
+of W_z, and another S:
 
-Source: Liu, Liu, Fan, Huang, "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021,
-arXiv:2107.00782. The paper gates after the first 3×3 convolution of each block.
+    W_z z -> W₂ ReLU(LN(W₁ z + b₁)) + b₂          C/2 -> C/8 -> C
+    S = σ(Σ_c (mean_p W_q x_p)_c softmax_p(W_k x)_c)
+
+No other layer has a bias.
+
+Source: Liu et al., 2021, arXiv:2107.00782. The paper gates after the first 3×3 convolution of each block.
 """
 
 from __future__ import annotations
@@ -36,7 +40,10 @@ SPEC = {
     "kind": "gate",
     "evidence": "paper",
     "position": {"default": "activated"},
-    "limits": ["channels must be at least 4", "channels must be at least 16"],
+    "limits": [
+        "channels must be at least 4",
+        "channels must be at least 16 with variant='official' and layout='sequential'",
+    ],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }  # fmt: skip
@@ -58,8 +65,8 @@ class PolarizedAttention(Gate):
 
     Args:
         channels: C.
-        layout: ``parallel`` or ``sequential``, as above.
-        variant: ``paper`` or ``official``, as above.
+        layout: ``parallel`` or ``sequential``.
+        variant: ``paper`` or ``official``.
 
     Raises:
         ValueError: ``channels`` is too small, or a choice is unknown.
@@ -75,11 +82,11 @@ class PolarizedAttention(Gate):
         check_choice("layout", layout, "parallel", "sequential")
         check_choice("variant", variant, "paper", "official")
         self.parallel, self.official = layout == "parallel", variant == "official"
-        min_channels = 16 if self.official and not self.parallel else 4  # a norm of one channel is constant
+        min_channels = 16 if self.official and not self.parallel else 4  # LayerNorm needs two channels
         if channels < min_channels:
             raise ValueError(f"channels must be at least {min_channels} with {variant=} and {layout=}, got {channels}")
         half = channels // 2
-        self.mask = nn.Linear(channels, 1, bias=False)
+        self.mask = nn.Linear(channels, 1, bias=False)  # w
         self.value = nn.Linear(channels, half, bias=False)
         self.expand = self._make_expansion(half, channels)
         self.query = nn.Linear(channels, half, bias=False)
@@ -98,8 +105,8 @@ class PolarizedAttention(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W)."""
         pixels = x.flatten(2)
-        mask = self.mask(pixels.mT).mT.softmax(2)
-        pooled = (pixels @ mask.to(x.dtype).mT)[:, :, 0]
+        pixel_weights = self.mask(pixels.mT).mT.softmax(2)  # m
+        pooled = (pixels @ pixel_weights.to(x.dtype).mT)[:, :, 0]
         channel_gate: Tensor = self.expand(self.value(pooled)).sigmoid()
         mean = pooled_mean(x)
         if self.parallel:
@@ -109,7 +116,7 @@ class PolarizedAttention(Gate):
         return channel_gate[:, :, None, None] * spatial_gate.unflatten(2, x.shape[2:])
 
     def _spatial_gate(self, pixels: Tensor, mean: Tensor, scale: Tensor | None) -> Tensor:
-        """Return the spatial gate (B, 1, N) of pixels (B, C, N) times ``scale`` (B, C); ``mean`` is their mean."""
+        """Return the spatial gate (B, 1, N) of pixels·scale, (B, C, N) times (B, C), whose mean is ``mean`` (B, C)."""
         weight = self.query(mean)[:, None]  # (B, 1, C/2)
         if not self.official:
             weight = weight.softmax(2)
@@ -128,7 +135,7 @@ class PolarizedAttention(Gate):
         return (logits.softmax(2) if self.official else logits).sigmoid()
 
     def _keys(self, pixels: Tensor, scale: Tensor | None) -> Tensor:
-        """Return W_k x (B, C/2, N) for pixels (B, C, N) times ``scale`` (B, C)."""
+        """Return W_k x (B, C/2, N) for x = pixels·scale."""
         scaled = pixels if scale is None else pixels * scale.to(pixels.dtype)[:, :, None]
         keys: Tensor = self.key(scaled.mT)
         return keys.mT

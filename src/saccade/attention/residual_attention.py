@@ -2,17 +2,16 @@ r"""Soft mask of the Residual Attention Network: a gate above 1 from a small hou
 
     d₁ = R(pool(x)),  d_i = R(pool(d_{i−1}))                         i = 2 … D, sides halved and rounded up
     u_D = R(d_D)
-    u_i = R(up(u_{i+1}) + R(d_i))                                    i = D − 1 … 1: skip through its own residual unit
+    u_i = R(up(u_{i+1}) + R(d_i))                                    i = D − 1 … 1, with one R in each skip connection
     M   = σ(W₂ ReLU(BN(W₁ ReLU(BN(up(u₁))))))                        (B, C, H, W)     W₁, W₂: 1×1, C -> C
     y   = x ⊙ (1 + M)                                                (B, C, H, W)     eq. 3
 
 D is ``depth``: 3, 2 and 1 for maps of 56², 28² and 14² in the paper (``depth=[3, 2, 1]``). pool is 3×3 max pooling with
 stride 2; up is bilinear with align_corners=True. R is a residual unit z + f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1
-through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with r = 1. In the paper
-the mask multiplies a parallel trunk branch; here it gates x. Some of the authors' definitions end in tanh instead of σ.
+through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with one residual unit
+between poolings (r = 1 in the paper). The paper's mask multiplies a parallel trunk branch; here the mask gates x.
 
-Source: Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang, "Residual Attention Network for Image Classification", CVPR
-2017, arXiv:1704.06904; the authors' definitions of networks, fwang91/residual-attention-network.
+Source: Wang et al., CVPR 2017, arXiv:1704.06904; code: fwang91/residual-attention-network.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class SoftMask(Gate):
     Args:
         channels: C.
         depth: D, number of halvings.
-        rd_ratio: width of the 3×3 convolutions as a fraction of C.
+        rd_ratio: width of the 3×3 convolutions / C.
 
     Raises:
         ValueError: the 3×3 convolutions would have no channel, or ``depth`` is not positive.
@@ -73,7 +72,7 @@ class SoftMask(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W), between 1 and 2."""
-        # In training, batch norm would count padding.
+        # Padding serves compiled inference only; in training, batch norm would include padding in its statistics.
         max_pool = _max_pool_any_size if torch.compiler.is_compiling() and not self.training else _max_pool
         maps = [_PaddedMap(x, (x.shape[2], x.shape[3]))]
         for down in self.down:
@@ -88,7 +87,7 @@ class SoftMask(Gate):
 
 
 class _PaddedMap(NamedTuple):
-    """Feature map with padding rows and columns."""
+    """Feature map, possibly padded."""
 
     values: Tensor
     """Padded values (B, C, h, w)."""
@@ -104,8 +103,8 @@ class _Unit(nn.Module):
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.reduce = nn.Sequential(*_bn_relu_conv(channels, hidden, 1), BatchNorm2d(hidden), nn.ReLU())
-        self.spread = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
-        self.restore = nn.Sequential(*_bn_relu_conv(hidden, channels, 1))
+        self.spread = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)  # 3×3 of f
+        self.restore = nn.Sequential(*_bn_relu_conv(hidden, channels, 1))  # last 1×1 of f
 
     def forward(self, z: _PaddedMap) -> _PaddedMap:
         inner = self.reduce(z.values)
@@ -132,7 +131,7 @@ def _max_pool(z: _PaddedMap) -> _PaddedMap:
 def _max_pool_any_size(z: _PaddedMap) -> _PaddedMap:
     """Return the max pooling padded to ⌊h/2⌋ + 1 rows and ⌊w/2⌋ + 1 columns.
 
-    torch.compile specialises on sides of 1, which padding avoids.
+    The padding keeps every side above 1; torch.compile would otherwise specialise the graph on a side of 1.
     """
     values = z.values if z.mask is None else z.values.masked_fill(~z.mask, -torch.inf)
     values = F.max_pool2d(F.pad(values, (1, 2, 1, 2), value=-torch.inf), 3, stride=2)
@@ -142,20 +141,20 @@ def _max_pool_any_size(z: _PaddedMap) -> _PaddedMap:
     return _PaddedMap(values.masked_fill(~mask, 0), size, mask)  # windows in the padding contain only −∞
 
 
-def _upsample(z: _PaddedMap, like: _PaddedMap) -> Tensor:
-    """Upsample z bilinearly to the size of ``like``, with align_corners=True."""
+def _upsample(z: _PaddedMap, target: _PaddedMap) -> Tensor:
+    """Upsample z bilinearly to the size of ``target``, with align_corners=True."""
     if z.mask is None:
-        return F.interpolate(z.values, size=like.size, mode="bilinear", align_corners=True)
-    row_weights, column_weights = (_interpolation_weights(z, like, axis) for axis in (0, 1))
+        return F.interpolate(z.values, size=target.size, mode="bilinear", align_corners=True)
+    row_weights, column_weights = (_interpolation_weights(z, target, axis) for axis in (0, 1))
     values = z.values.flatten(0, 1)  # 3-D: matmul of 4-D tensors adds a size guard
     row_weights, column_weights = (t.expand(values.shape[0], -1, -1) for t in (row_weights, column_weights))
     return (row_weights @ values @ column_weights.transpose(1, 2)).unflatten(0, z.values.shape[:2])
 
 
-def _interpolation_weights(z: _PaddedMap, like: _PaddedMap, axis: int) -> Tensor:
-    """Return linear interpolation weights (side of ``like``, side of z) along one axis."""
-    source, target = (
-        torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, like)
+def _interpolation_weights(z: _PaddedMap, target: _PaddedMap, axis: int) -> Tensor:
+    """Return linear interpolation weights (side of ``target``, side of z) along one axis."""
+    source_index, target_index = (
+        torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, target)
     )
-    steps = at_least_one(like.size[axis] - 1)
-    return (1 - (target[:, None] * ((z.size[axis] - 1) / steps) - source).abs()).clamp(min=0)
+    steps = at_least_one(target.size[axis] - 1)
+    return (1 - (target_index[:, None] * ((z.size[axis] - 1) / steps) - source_index).abs()).clamp(min=0)

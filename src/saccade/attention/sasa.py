@@ -7,11 +7,10 @@ r"""SASA, stand-alone self-attention: attention within each pixel's neighbourhoo
     stride s: average pooling of y over s×s              (B, O, ⌈H/s⌉, ⌈W/s⌉)
 
 The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccade.ops.local_attention``. The sizes and
-FLOPs are those of the paper. The initialisation of the embeddings, with standard deviation E^−½, is our choice. No code
-was released, and third-party implementations disagree about the logits. The stem is ``sasa_stem``.
+FLOPs are those of the paper. The standard deviation E^−½ of the initial embeddings is our choice. The authors published
+no code.
 
-Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
-2019, arXiv:1906.05909.
+Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ SPEC = {
         "channels, out_channels, stride and num_heads must be at least 1",
         "out_channels must be a multiple of 2 * num_heads",
         "window must be odd and at least 3",
-        "kernel_size must be odd and padding (kernel_size - 1) / 2",
+        "kernel_size must be odd, and padding must be (kernel_size - 1) / 2",
         "dilation and groups must be 1",
     ],
     "published": [
         {"net": "resnet50", "params": 18.0, "macs": 3.5, "top1": 77.4, "source": "SASA paper, table 1",
-         "note": "the printed 7.0 10^9 FLOPs are two to a multiply-add"},
+         "note": "the paper prints 7.0 10^9 FLOPs, two per multiply-add"},
     ],
     "timm": "halo",
 }  # fmt: skip
@@ -65,7 +64,7 @@ class StandAloneSelfAttention(nn.Module):
         padding: must be (kernel_size − 1)/2, the default.
         dilation: must be 1.
         groups: must be 1.
-        bias: True adds a learnable bias to the output.
+        bias: True adds a bias.
         window: side length of the window, odd and at least 3.
         num_heads: N; E = O/N must be even.
 
@@ -102,24 +101,24 @@ class StandAloneSelfAttention(nn.Module):
             raise ValueError(f"window must be odd and at least 3, got {window}")
         if kernel_size < 1 or kernel_size % 2 == 0 or (padding is not None and 2 * padding != kernel_size - 1):
             raise ValueError(
-                f"kernel_size must be odd and padding (kernel_size - 1) / 2, as the size is kept, got {kernel_size} "
-                f"and {padding}"
+                f"kernel_size must be odd, and padding must be (kernel_size - 1) / 2, to keep the size, got "
+                f"{kernel_size} and {padding}"
             )
         if dilation != 1 or groups != 1:
             raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
-        width = outputs // num_heads
+        head_channels = outputs // num_heads
         self.stride, self.num_heads = stride, num_heads
         self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)
-        self.row = nn.Parameter(torch.randn(window, width // 2) * width**-0.5)
-        self.column = nn.Parameter(torch.randn(window, width // 2) * width**-0.5)
+        self.row = nn.Parameter(torch.randn(window, head_channels // 2) * head_channels**-0.5)
+        self.column = nn.Parameter(torch.randn(window, head_channels // 2) * head_channels**-0.5)
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
         query, key, value = self.qkv(x).unflatten(1, (3, self.num_heads, -1)).unbind(1)  # (B, N, E, H, W)
         row_query, column_query = query.flatten(3).chunk(2, 2)  # (B, N, E/2, H·W)
-        pairs = (self.row, row_query), (self.column, column_query)
-        row_logits, column_logits = ((r @ q).unflatten(3, x.shape[2:]) for r, q in pairs)
+        embeddings_and_queries = (self.row, row_query), (self.column, column_query)
+        row_logits, column_logits = ((r @ q).unflatten(3, x.shape[2:]) for r, q in embeddings_and_queries)
         y = local_attention(query, key, value, row_logits, column_logits).flatten(1, 2).to(x.dtype)
         if self.stride > 1:
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)

@@ -7,23 +7,22 @@ r"""Attention stem of SASA: attention within blocks of 4×4 pixels, in place of 
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
     stride t: max pooling over t×t                       (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-Values depend on the position within the block, like convolution weights. The heads share p and, as in ``sasa``, the
-embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if the replaced convolution
-is a t×t patch without padding.
+Value matrices depend on the position within the block, like convolution weights. The heads share p and, as in ``sasa``,
+the embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if the replaced
+convolution is a patch embedding: t×t, stride t, no padding.
 
-In a ResNet the convolution's stride becomes 2×2 pooling, and the host's own pooling stays. The paper pools once, 4×4,
-after the batch norm::
+In a ResNet, ``saccade.replace`` turns the convolution's stride into 2×2 max pooling and keeps the host's own max
+pooling. The paper pools once, 4×4, after the batch norm::
 
     net = torchvision.models.resnet50()
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
     saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
 
-No code was released, and third-party implementations disagree. Our choices: M = 4; row, column and ν of width E,
-initialised so that the logits of p are of order 1; r in the stem, which the printed FLOPs support (7.18, 5.94 and
-4.70·10⁹ for ResNet-50, 38 and 26; printed 7.2, 6.0 and 4.7).
+The authors published no code. Our choices: M = 4; row, column and ν of width E, initialised so that the logits of p are
+of order 1; embeddings r in the stem. With r the FLOPs match the paper's (7.18, 5.94 and 4.70·10⁹ for ResNet-50, 38 and
+26; printed 7.2, 6.0 and 4.7).
 
-Source: Ramachandran, Parmar, Vaswani, Bello, Levskaya, Shlens, "Stand-Alone Self-Attention in Vision Models", NeurIPS
-2019, arXiv:1906.05909, section 3.2 and appendix.
+Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909, section 3.2 and appendix.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ SPEC = {
     ],
     "published": [
         {"net": "resnet50 with sasa", "params": 18.0, "macs": 3.6, "top1": 77.6, "source": "SASA paper, table 1",
-         "note": "the printed 7.2 10^9 FLOPs are two to a multiply-add"},
+         "note": "the paper prints 7.2 10^9 FLOPs, two per multiply-add"},
     ],
 }  # fmt: skip
 
@@ -78,8 +77,8 @@ class AttentionStem(nn.Module):
         padding: (kernel_size − 1)/2, the default, or (kernel_size − t)/2.
         dilation: must be 1.
         groups: must be 1.
-        bias: True adds a learnable bias to the output.
-        window: side length of a block.
+        bias: True adds a bias.
+        window: w, side length of a block.
         num_heads: N; E = O/N must be even.
         mixtures: M, number of value matrices.
 
@@ -113,42 +112,43 @@ class AttentionStem(nn.Module):
                 f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
                 f"half for columns, got {outputs} and {num_heads} heads"
             )
-        double_padding = kernel_size - 1 if padding is None else 2 * padding
-        if double_padding < 0 or double_padding % 2 or double_padding not in (kernel_size - 1, kernel_size - stride):
+        twice_padding = kernel_size - 1 if padding is None else 2 * padding
+        if twice_padding < 0 or twice_padding % 2 or twice_padding not in (kernel_size - 1, kernel_size - stride):
             raise ValueError(
                 "padding must be (kernel_size - 1) / 2 or (kernel_size - stride) / 2, a whole number, got "
                 f"{kernel_size=}, {stride=} and {padding=}"
             )
         if dilation != 1 or groups != 1:
             raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
-        width = outputs // num_heads
+        head_channels = outputs // num_heads
         self.stride, self.window, self.num_heads, self.mixtures = stride, window, num_heads, mixtures
-        self.ceil = double_padding == kernel_size - 1
+        self.ceil = twice_padding == kernel_size - 1  # ceil_mode of the pooling
         self.query, self.key = (nn.Parameter(torch.empty(outputs, channels)) for _ in range(2))
         self.value = nn.Parameter(torch.empty(mixtures, outputs, channels))
         for weight in (self.query, self.key, self.value):
             nn.init.uniform_(weight, -(channels**-0.5), channels**-0.5)
         if mixtures > 1:
-            self.row, self.column = (nn.Parameter(torch.randn(window, width)) for _ in range(2))
-            self.mixture = nn.Parameter(torch.randn(mixtures, width) * width**-0.5)
-        self.relative_row = nn.Parameter(torch.randn(2 * window - 1, width // 2) * width**-0.5)
-        self.relative_column = nn.Parameter(torch.randn(2 * window - 1, width // 2) * width**-0.5)
+            self.row, self.column = (nn.Parameter(torch.randn(window, head_channels)) for _ in range(2))
+            self.mixture = nn.Parameter(torch.randn(mixtures, head_channels) * head_channels**-0.5)
+        self.relative_row = nn.Parameter(torch.randn(2 * window - 1, head_channels // 2) * head_channels**-0.5)
+        self.relative_column = nn.Parameter(torch.randn(2 * window - 1, head_channels // 2) * head_channels**-0.5)
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
-        height, width, w = x.shape[2], x.shape[3], self.window
+        height, width, side = x.shape[2], x.shape[3], self.window
         if is_captured():
             # A graph for any size cannot branch on the size, so it always pads.
-            blocks, is_exact = (height // w + 2, width // w + 2), False
+            blocks, is_exact = (height // side + 2, width // side + 2), False
         else:
-            blocks, is_exact = (-(-height // w), -(-width // w)), height % w == 0 and width % w == 0
+            blocks = -(-height // side), -(-width // side)
+            is_exact = height % side == 0 and width % side == 0
         pixels = self._split_blocks(x, *blocks)
-        query, key = self._heads(pixels, self.query), self._heads(pixels, self.key)
-        value = self._heads(self._weight_by_position(pixels), self.value.transpose(0, 1).flatten(1))
+        query, key = self._project_heads(pixels, self.query), self._project_heads(pixels, self.key)
+        value = self._project_heads(self._weight_by_position(pixels), self.value.transpose(0, 1).flatten(1))
         with without_autocast(x):
             y = self._attend(query, key, value, None if is_exact else (height, width))
-        y = y.unflatten(4, (w, w)).permute(1, 0, 6, 2, 4, 3, 5)  # (B, N, E, R, 4, S, 4)
+        y = y.unflatten(4, (side, side)).permute(1, 0, 6, 2, 4, 3, 5)  # (B, N, E, R, w, S, w)
         y = y.flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
         if self.stride > 1:
             y = F.max_pool2d(y, self.stride, ceil_mode=self.ceil)
@@ -157,44 +157,46 @@ class AttentionStem(nn.Module):
         return match_memory_format(y, x)
 
     def _split_blocks(self, x: Tensor, n_down: int, n_across: int) -> Tensor:
-        """Split x (B, C, H, W) into R·S blocks: (B, R, S, 16, C)."""
-        w = self.window
-        x = F.pad(x, (0, n_across * w - x.shape[3], 0, n_down * w - x.shape[2]))
-        return x.unflatten(3, (n_across, w)).unflatten(2, (n_down, w)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+        """Split x (B, C, H, W) into blocks of w×w pixels: (B, R, S, w², C), R = ``n_down``, S = ``n_across``."""
+        side = self.window
+        x = F.pad(x, (0, n_across * side - x.shape[3], 0, n_down * side - x.shape[2]))
+        return x.unflatten(3, (n_across, side)).unflatten(2, (n_down, side)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
 
     def _weight_by_position(self, pixels: Tensor) -> Tensor:
-        """Return M copies of the pixels, weighted by p: (B, R, S, 16, M·C)."""
+        """Return M copies of the pixels, weighted by p: (B, R, S, w², M·C)."""
         if self.mixtures == 1:
             return pixels
         p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1).to(pixels.dtype)
         return (pixels[..., None, :] * p[..., None]).flatten(4)
 
-    def _heads(self, pixels: Tensor, weight: Tensor) -> Tensor:
-        """Multiply pixels (B, R, S, 16, c) by weight (O, c): (N, B, R, S, 16, E), in float32 or wider."""
+    def _project_heads(self, pixels: Tensor, weight: Tensor) -> Tensor:
+        """Multiply pixels (B, R, S, w², c) by weight (O, c): (N, B, R, S, w², E), in float32 or wider."""
         head_weights = weight.unflatten(0, (self.num_heads, -1)).mT
         products = torch.bmm(pixels.reshape(1, -1, weight.shape[1]).expand(self.num_heads, -1, -1), head_weights)
         return products.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(products.dtype, torch.float32))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Return the attention output (N, B, R, S, 16, E); ``size`` is (H, W) of a padded map."""
-        w, shape = self.window, query.shape
-        index = torch.arange(w, device=query.device)
-        offset = index - index[:, None] + w - 1
+        """Return the attention output (N, B, R, S, w², E); ``size`` is (H, W) of a padded map."""
+        side, shape = self.window, query.shape
+        index = torch.arange(side, device=query.device)
+        offset = index - index[:, None] + side - 1
         row, column = (table.to(query.dtype)[offset] for table in (self.relative_row, self.relative_column))
-        r = torch.cat([row[:, None, :, None].expand(w, w, w, w, -1), column[:, None].expand(w, w, w, w, -1)], 4)
-        query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, 16, E)
+        r = torch.cat([t.expand(side, side, side, side, -1) for t in (row[:, None, :, None], column[:, None])], 4)
+        query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, w², E)
         position_logits = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(
             0, 1
-        )  # (·, 16, 16)
+        )  # (·, w², w²)
         if size is not None:
-            below, right = (_is_outside(side, blocks, w, index) for side, blocks in zip(size, shape[2:4], strict=True))
-            outside = (below[:, None, :, None] | right[:, None]).flatten(2)[:, :, None]  # (R, S, 1, 16)
+            (height, width), (n_down, n_across) = size, shape[2:4]
+            is_below = _is_outside(height, n_down, side, index)
+            is_right = _is_outside(width, n_across, side, index)
+            outside = (is_below[:, None, :, None] | is_right[:, None]).flatten(2)[:, :, None]  # (R, S, 1, w²)
             position_logits = position_logits.unflatten(0, shape[:4]).masked_fill(outside, -torch.inf).flatten(0, 3)
         weights = torch.baddbmm(position_logits, query, key.mT).softmax(2)
         return torch.bmm(weights, value).unflatten(0, shape[:4])
 
 
-def _is_outside(length: int, blocks: int, w: int, index: Tensor) -> Tensor:
-    """Return a mask (blocks, 4) of the pixels beyond the map along one axis; blocks of padding are not masked."""
-    first = torch.arange(blocks, device=index.device)[:, None] * w
+def _is_outside(length: int, blocks: int, side: int, index: Tensor) -> Tensor:
+    """Return a mask (blocks, w) of the pixels beyond the map along one axis; blocks of padding are not masked."""
+    first = torch.arange(blocks, device=index.device)[:, None] * side
     return (first < length) & (length <= first + index)

@@ -3,12 +3,11 @@ r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a 
     c = σ(W₂ ReLU(W₁ mean_{h,w} x))                  cSE    (B, C, 1, 1)
     s = σ(w · x)                                     sSE    (B, 1, H, W)
     y = c ⊙ x + s ⊙ x                                ``combine="add"``
-    y = max(c ⊙ x, s ⊙ x)                            ``combine="max"``, the smaller gate for x < 0
+    y = max(c ⊙ x, s ⊙ x)                            ``combine="max"``: the larger gate if x ≥ 0, else the smaller
 
 W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch.
 
-Source: Roy, Navab, Wachinger, "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks",
-MICCAI 2018, arXiv:1803.02579.
+Source: Roy et al., MICCAI 2018, arXiv:1803.02579.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class ConcurrentSqueezeExcite(Gate):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width of the channel gate as a fraction of C.
+        rd_ratio: bottleneck width of the channel gate / C.
         combine: ``add`` sums the two gated maps; ``max`` takes their maximum.
 
     Raises:
@@ -59,7 +58,7 @@ class ConcurrentSqueezeExcite(Gate):
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("combine", combine, "add", "max")
-        self.add = combine == "add"
+        self.add = combine == "add"  # else max
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
         self.place = nn.Conv2d(channels, 1, 1)  # w

@@ -7,13 +7,12 @@ r"""SK, selective kernel: two convolutions with different receptive fields, mixe
     a₁, a₂ = softmax over the two of (A z, B z)             (B, O) each        eq. 5
     y = a₁ ⊙ U₁ + a₂ ⊙ U₂                                   (B, O, Ho, Wo)     eq. 6
 
-The gate is a₁ = σ(A z − B z). No layer has a bias. In ``variant="fair"``, by the first author for plain ResNets, U₁ has
-the groups of the replaced convolution, U₂ 32 groups and no dilation, and d has no lower bound. In the authors' blocks
-no norm and ReLU follow; a host keeps its own. ``fair`` equals PytorchInsight in output and gradients; the Caffe code of
-the default was not run.
+The gate is a₁ = σ(A z − B z). No layer has a bias. ``variant="fair"`` is the first author's version for plain ResNets.
+There U₁ keeps the groups of the replaced convolution; U₂ has 32 groups and no dilation; d has no lower bound. In the
+authors' blocks neither norm nor ReLU follows the mix; a host keeps those after the replaced convolution. Output and
+gradients of ``fair`` equal those of PytorchInsight; the Caffe code of the default was not run.
 
-Source: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; the authors' Caffe code, and for
-``fair`` PytorchInsight of the first author.
+Source: Li et al., CVPR 2019, arXiv:1903.06586; for ``fair`` PytorchInsight, by the first author.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ SPEC = {
         "padding must be at least 0",
         "branch_groups must divide the channels",
         "groups must divide the channels",
-        "groups must be 1 or branch_groups",
+        "groups must be 1 or branch_groups with variant='paper'",
         "dilation * (kernel_size - 1) must be even",
         "out_channels * rd_ratio must be at least 1",
     ],
@@ -88,10 +87,10 @@ class SelectiveKernel(nn.Module):
         padding: zero padding of the first branch; None means dilation·(k − 1)/2.
         dilation: dilation of the first branch.
         groups: groups of the replaced convolution; with ``paper`` 1 or ``branch_groups``.
-        bias: True adds a learnable bias to the output.
-        variant: ``paper`` or ``fair``, as above.
+        bias: True adds a bias.
+        variant: ``paper`` or ``fair``.
         branch_groups: G, with ``fair`` of the second branch only.
-        rd_ratio: d as a fraction of O, rounded down, at least 32, with ``fair`` at least 1.
+        rd_ratio: d/O; d is at least 32, or 1 with ``fair``.
 
     Raises:
         ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
@@ -121,11 +120,13 @@ class SelectiveKernel(nn.Module):
             )
         if padding is not None and padding < 0:
             raise ValueError(f"padding must be at least 0, got {padding}")
-        for name, number in (("branch_groups", branch_groups), ("groups", groups)):
-            if number < 1 or channels % number or outputs % number:
-                raise ValueError(f"{name} must divide the channels, got {number} for {channels} in and {outputs} out")
+        for name, n_groups in (("branch_groups", branch_groups), ("groups", groups)):
+            if n_groups < 1 or channels % n_groups or outputs % n_groups:
+                raise ValueError(f"{name} must divide the channels, got {n_groups} for {channels} in and {outputs} out")
         if variant == "paper" and groups not in (1, branch_groups):
-            raise ValueError(f"groups must be 1 or branch_groups, got {groups} and {branch_groups}")
+            raise ValueError(
+                f"groups must be 1 or branch_groups with variant='paper', got {groups} and {branch_groups}"
+            )
         if dilation * (kernel_size - 1) % 2:
             raise ValueError(f"dilation * (kernel_size - 1) must be even, got {dilation} * ({kernel_size} - 1)")
         hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 0)
@@ -133,17 +134,17 @@ class SelectiveKernel(nn.Module):
             raise ValueError(f"out_channels * rd_ratio must be at least 1, got {outputs} * {rd_ratio}")
         same_padding = dilation * (kernel_size - 1) // 2
         near_padding = same_padding if padding is None else padding
-        far_factor = 1 if variant == "fair" else 2
+        far_dilation_factor = 1 if variant == "fair" else 2
 
-        def make_branch(groups: int, factor: int) -> nn.Sequential:
+        def make_branch(groups: int, dilation_factor: int) -> nn.Sequential:
             return nn.Sequential(
                 nn.Conv2d(
                     channels,
                     outputs,
                     kernel_size,
                     stride,
-                    near_padding + (factor - 1) * same_padding,
-                    factor * dilation,
+                    near_padding + (dilation_factor - 1) * same_padding,
+                    dilation_factor * dilation,
                     groups,
                     bias=False,
                 ),
@@ -152,7 +153,7 @@ class SelectiveKernel(nn.Module):
             )
 
         self.near = make_branch(groups if variant == "fair" else branch_groups, 1)
-        self.far = make_branch(branch_groups, far_factor)
+        self.far = make_branch(branch_groups, far_dilation_factor)
         self.squeeze = nn.Sequential(
             nn.Conv2d(outputs, hidden, 1, bias=False), BatchNorm2d(hidden), nn.ReLU(inplace=True)
         )

@@ -6,12 +6,12 @@ r"""Self-attention of SAGAN: each pixel adds a weighted mean of similar pixels.
     o_j = Σ_i β_{j,i} h_i          (B, C, N)                               eq. 2
     y = γ o + x                    (B, C, H, W), γ initialised to 0        eq. 3
 
-The logits are not scaled; no layer has a bias. Output and gradients equal fastai's ``SelfAttention``, whose single h
-replaces the paper's h and v. The authors' code pools f and h by 2×2, puts h through C/2 channels and uses spectral
-normalisation. The position is that of fastai's U-Net.
+The logits are not scaled; no layer has a bias. Output and gradients equal those of fastai's ``SelfAttention``, whose
+single h replaces the paper's h and v. The authors' code pools f and h by 2×2, computes h with C/2 channels and uses
+spectral normalisation.
 
-Source: Zhang, Goodfellow, Metaxas, Odena, "Self-Attention Generative Adversarial Networks", ICML 2019,
-arXiv:1805.08318; fastai, ``layers.SelfAttention`` and ``vision.models.unet.DynamicUnet``.
+Source: Zhang et al., ICML 2019, arXiv:1805.08318; fastai, ``layers.SelfAttention`` and
+``vision.models.unet.DynamicUnet``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class SelfAttention(Context):
 
     Args:
         channels: C.
-        rd_ratio: c as a fraction of C.
+        rd_ratio: c/C.
 
     Raises:
         ValueError: queries and keys would have no channel.

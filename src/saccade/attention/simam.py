@@ -2,14 +2,13 @@ r"""SimAM: a parameter-free gate that grows with an element's distance from the 
 
     d = (x − mean_{h,w} x)²                         (B, C, H, W)
     v = Σ_{h,w} d / (H·W − 1)                       (B, C, 1, 1)
-    E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          1/e of eq. 5, inverse of the least energy
+    E = d / (4 (v + λ)) + 1/2                       (B, C, H, W)          inverse of the minimal energy, eq. 5
     y = x ⊙ σ(E)                                    (B, C, H, W)
 
-E is at least 1/2, so gates are at least σ(1/2) = 0.622. λ, ``e_lambda``, is 1e-4 in the authors' code, 0.1 in their
-ImageNet commands and published accuracies. On a map of one pixel v is 0; the authors' code divides by zero.
+E is at least 1/2, so gates are at least σ(1/2) = 0.622. λ, ``e_lambda``, is 1e-4 in the authors' code; their
+ImageNet runs use 0.1. On a map of one pixel v is 0.
 
-Source: Yang, Zhang, Li, Xie, "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks",
-ICML 2021, PMLR 139:11863-11874.
+Source: Yang et al., ICML 2021, PMLR 139:11863-11874.
 """
 
 from __future__ import annotations

@@ -6,10 +6,9 @@ r"""Spatial Group-wise Enhance: in each group, positions similar to the group's 
     y_k = x_k ⊙ σ(w_k ŝ + b_k)                       (B, c, H, W)                                        eq. 4, 5
 
 w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
-of freedom, where the paper has H·W. On a map of one pixel ŝ is 0. The authors' networks have G = 64.
+of freedom, where the paper has H·W. On a map of one pixel ŝ is 0.
 
-Source: Li, Hu, Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
-arXiv:1905.09646.
+Source: Li et al., 2019, arXiv:1905.09646.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from saccade.ops.eager import is_eager
+from saccade.ops.eager import can_use_pieces
 from saccade.ops.gating import degrees_of_freedom, gated, pooled_mean
 
 __all__ = ["SpatialGroupEnhance"]
@@ -49,7 +48,7 @@ class SpatialGroupEnhance(nn.Module):
 
     Args:
         channels: C.
-        groups: G; None means the largest divisor of 64 that divides C.
+        groups: G; None means gcd(64, C).
 
     Raises:
         ValueError: ``groups`` does not divide ``channels``.
@@ -71,15 +70,14 @@ class SpatialGroupEnhance(nn.Module):
         group_means = z.unflatten(1, (self.groups, -1)).flatten(2)[:, :, None]  # (B, G, 1, c)
         s = (group_means @ x.unflatten(1, (self.groups, -1)).flatten(3)).view(-1, self.groups, *x.shape[2:])
         s = s - pooled_mean(s, keepdim=True)
-        std = (
-            torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / degrees_of_freedom(s) ** 0.5
-        )  # gradient 0 at s = 0
+        # At s = 0 ``vector_norm`` has gradient 0, ``sqrt`` an infinite one.
+        std = torch.linalg.vector_norm(s, dim=(2, 3), keepdim=True) / degrees_of_freedom(s) ** 0.5
         return (s / (std + 1e-5) * self.weight[:, None, None] + self.bias[:, None, None]).sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x)).to(x.dtype)
-        groups = x.unflatten(1, (self.groups, -1))
-        if is_eager(x):
-            return gated(groups.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
-        return (groups * gate[:, :, None]).flatten(1, 2)
+        grouped_x = x.unflatten(1, (self.groups, -1))
+        if can_use_pieces(x):
+            return gated(grouped_x.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
+        return (grouped_x * gate[:, :, None]).flatten(1, 2)

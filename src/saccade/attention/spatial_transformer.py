@@ -6,14 +6,14 @@ r"""Spatial transformer: x is resampled by a predicted affine transformation.
     (x_s, y_s)ᵀ = A_θ (x_t, y_t, 1)ᵀ                                 A_θ: (B, 2, 3)                     eq. 1
     y(x_t, y_t) = Σ_{n,m} x_{nm} max(0, 1 − |x_s − m|) max(0, 1 − |y_s − n|)    zero padding            eq. 5
 
-``transform="affine"``: A_θ is free. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift (eq. 2). Coordinates
-use align_corners=True; a single pixel has coordinate 0.
+``transform="affine"``: all of A_θ is predicted. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift (eq. 2).
+Coordinates use align_corners=True; a single pixel has coordinate 0.
 
-The localisation network follows the authors' network for birds, whose p is the map itself. The paper starts at the
-identity (W₃ = 0), where a neutral plug would get no gradient; here W₃ is initialised with standard deviation 0.01/√h
-and b₃ with 0.01 around the identity.
+The localisation network follows the authors' network for the birds of CUB, which has no pooling (p = x). The paper
+starts at the identity (W₃ = 0), where all gradients would be 0 under the neutral start of ``saccade.plug``. Here W₃ and
+b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
 
-Source: Jaderberg, Simonyan, Zisserman, Kavukcuoglu, "Spatial Transformer Networks", NeurIPS 2015, arXiv:1506.02025.
+Source: Jaderberg et al., NeurIPS 2015, arXiv:1506.02025.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class SpatialTransformer(nn.Module):
 
     Args:
         channels: C.
-        transform: ``affine``, six numbers, or ``attention``, a scale and a shift.
+        transform: ``affine`` or, with the paper's word for a scale and a shift, ``attention``.
         hidden: h, width of both hidden layers.
         regions: grid size of the average pooling, 7 in the paper.
 
@@ -78,7 +78,7 @@ class SpatialTransformer(nn.Module):
         check_choice("transform", transform, "affine", "attention")
         if hidden < 1 or regions < 1:
             raise ValueError(f"hidden and regions must be positive, got {hidden} and {regions}")
-        self.free = transform == "affine"
+        self.free = transform == "affine"  # all six entries of A_θ are predicted
         self.regions = regions
         self.reduce = nn.Conv2d(channels, hidden, 1)
         self.look = nn.Linear(regions * regions * hidden, hidden)  # W₂
@@ -92,10 +92,10 @@ class SpatialTransformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
         # Coordinates need float32: bfloat16 errs by half a pixel on a map of 224².
-        precise = x if x.dtype == torch.float64 else x.float()
+        x_float32 = x if x.dtype == torch.float64 else x.float()
         with without_autocast(x):
-            matrix: Tensor = self.tap(self._matrix(precise))
-            y = F.grid_sample(precise, _grid(matrix, precise), align_corners=True).to(x.dtype)
+            matrix: Tensor = self.tap(self._matrix(x_float32))
+            y = F.grid_sample(x_float32, _grid(matrix, x_float32), align_corners=True).to(x.dtype)
         return match_memory_format(y, x)
 
     def _matrix(self, x: Tensor) -> Tensor:
@@ -131,5 +131,5 @@ def _averaging_weights(size: int, n_cells: int, like: Tensor) -> Tensor:
 def _grid(matrix: Tensor, like: Tensor) -> Tensor:
     """Return the sampling grid (B, H, W, 2), x then y."""
     x, y = (coordinates(like.shape[axis], like) for axis in (3, 2))
-    x_column, y_column, shift = matrix[:, None, None].unbind(-1)  # (B, 1, 1, 2) each
-    return x_column * x[:, None] + (y_column * y[:, None, None] + shift)
+    x_factor, y_factor, shift = matrix[:, None, None].unbind(-1)  # (B, 1, 1, 2) each
+    return x_factor * x[:, None] + (y_factor * y[:, None, None] + shift)

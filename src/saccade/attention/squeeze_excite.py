@@ -5,11 +5,11 @@ r"""Squeeze-and-Excitation: a channel gate from the mean of each channel.
     y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
 
 W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``); equation 3
-and most PyTorch ports have none (``bias=False``). Output and gradients equal two ports, PytorchInsight with biases and
-senet.pytorch without; the Caffe code was not run. The ablations of the journal paper (with Albanie and Wu, IEEE TPAMI
-2020) are the options ``squeeze`` and ``excitation``.
+and most PyTorch ports have none (``bias=False``). Output and gradients equal those of two ports; the
+Caffe code was not run. ``squeeze`` and ``excitation`` are ablations of the journal version
+(IEEE TPAMI 2020).
 
-Source: Hu, Shen, Sun, "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
+Source: Hu et al., CVPR 2018, arXiv:1709.01507.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class SqueezeExcite(Gate):
 
     Args:
         channels: C.
-        rd_ratio: bottleneck width as a fraction of C.
+        rd_ratio: bottleneck width / C.
         bias: True gives both layers a bias.
         squeeze: pooling of each channel, ``mean`` or ``max``.
         excitation: activation of the gate: ``sigmoid``, ``relu`` or ``tanh``.
@@ -85,7 +85,7 @@ class SqueezeExcite(Gate):
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("squeeze", squeeze, "mean", "max")
         check_choice("excitation", excitation, "sigmoid", "relu", "tanh")
-        self.largest = squeeze == "max"
+        self.largest = squeeze == "max"  # max pooling, else mean
         self.excitation = excitation
         self.squeeze = nn.Linear(channels, hidden, bias=bias)
         self.excite = nn.Linear(hidden, channels, bias=bias)

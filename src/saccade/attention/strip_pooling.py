@@ -6,10 +6,9 @@ r"""Strip pooling module: a gate from the means of each row and each column.
     y = x ⊙ g                                     (B, C, H, W)
 
 The convolutions along the strips have no bias; k = 3. The paper's six positions in a ResNet-50 are
-``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``, without strides in the last two stages.
+``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``; its last two stages have stride 1.
 
-Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
-arXiv:2003.13328.
+Source: Hou et al., CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ SPEC = {
     "limits": ["kernel_size must be odd and at least 3"],
     "gate": (0.0, 1.0),
     "published": [
-        {"net": "resnet50", "params": 31.674, "source": "the authors' network and a classifier, counted",
-         "where": ("activated[last] in stage[:-1]", "activated in stage[-1]"), "note": "six places"},
+        {"net": "resnet50", "params": 31.674, "source": "our count of the authors' network with a classifier",
+         "where": ("activated[last] in stage[:-1]", "activated in stage[-1]"), "note": "six positions"},
     ],
 }  # fmt: skip
 
@@ -70,6 +69,6 @@ class StripPooling(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W)."""
         rows, columns = strip_means(x)
-        cross = self.rows_bn(self.rows(rows)) + self.columns_bn(self.columns(columns))
-        gate: Tensor = self.mix(F.relu(cross, inplace=True)).sigmoid()
+        strip_sum = self.rows_bn(self.rows(rows)) + self.columns_bn(self.columns(columns))
+        gate: Tensor = self.mix(F.relu(strip_sum, inplace=True)).sigmoid()
         return gate

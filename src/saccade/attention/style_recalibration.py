@@ -6,11 +6,10 @@ r"""Style-based Recalibration Module: a channel gate from the channel's own mean
     y = g ⊙ x                                                            (B, C, H, W)  eq. 8
 
 w (C, 2) starts at zero, so every gate starts at 1/2. As in the authors' code std is √(variance + 1e-5), the variance
-with H·W − 1 degrees of freedom. In training, running statistics normalise a batch of one, for which the authors' code
-raises.
+with H·W − 1 degrees of freedom. In training, a batch of one image is normalised with the running statistics; the
+authors' code raises an error.
 
-Source: Lee, Kim, Nam, "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
-arXiv:1903.10829.
+Source: Lee et al., ICCV 2019, arXiv:1903.10829.
 """
 
 from __future__ import annotations

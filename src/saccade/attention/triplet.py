@@ -6,12 +6,11 @@ r"""Triplet Attention: the mean of three spatial gates, over (H, W), (C, W) and 
     g_C = σ(BN(Conv_{k×k}(Z_C(x))))                 over (H, W):                (B, 1, H, W)
     y   = x ⊙ (g_H + g_W + g_C)/3                   (B, C, H, W)
 
-Convolutions have no bias; k = 7, and 3 for the authors' best MobileNetV2. From the authors' code come the batch norm
-(momentum 0.01) and its zero-initialised scale in g_C, which therefore starts at 1/2. ``no_spatial=True`` leaves g_C
-out: y = x ⊙ (g_H + g_W)/2.
+Convolutions have no bias; k = 7, but 3 in the authors' best MobileNetV2. The authors' code adds the batch norm
+(momentum 0.01). Its scale in g_C starts at zero, so g_C starts at 1/2. ``no_spatial=True`` leaves g_C out:
+y = x ⊙ (g_H + g_W)/2.
 
-Source: Misra, Nalamada, Arasanipalai, Hou, "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021,
-arXiv:2010.03045.
+Source: Misra et al., WACV 2021, arXiv:2010.03045.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ class TripletAttention(Gate):
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
         self.height = _Plane(kernel_size)  # g_H
         self.width = _Plane(kernel_size)  # g_W
-        self.channel = None if no_spatial else _Plane(kernel_size)
+        self.channel = None if no_spatial else _Plane(kernel_size)  # g_C
         if self.channel is not None:
             nn.init.zeros_(self.channel.bn.weight)
 

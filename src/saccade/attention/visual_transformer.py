@@ -6,12 +6,11 @@ r"""A visual-transformer block: pixels attend to a few tokens pooled from x.
     Y  = X + softmax_L((X W_Q)(T″ W_K)ᵀ) T″      (B, H·W, C)     pixels are queries, tokens keys and values   eq. 5
 
 K, Q, F₁, F₂, W_Q, W_K: C -> C. As printed there is no value matrix, scaling, normalisation or bias; ``scaled=True``
-divides logits by √C, as in the first arXiv version. The authors published no code, and no known implementation
-reproduces all published sizes. The recurrent tokenizer (eq. 2) is left out. In the paper modules replace the last
-stage; here one precedes it.
+divides logits by √C, as in the first arXiv version. The authors published no code. The
+recurrent tokenizer (eq. 2) is left out. The paper replaces the last stage by such blocks; here one block precedes the
+last stage.
 
-Source: Wu, Xu, Dai, Wan, Zhang, Yan, Tomizuka, Gonzalez, Keutzer, Vajda, "Visual Transformers: Where Do Transformers
-Really Belong in Vision Models?", ICCV 2021, arXiv:2006.03677.
+Source: Wu et al., ICCV 2021, arXiv:2006.03677.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ class VisualTransformer(Context):
         self.tokenize = nn.Linear(channels, tokens, bias=False)
         self.key = nn.Linear(channels, channels, bias=False)
         self.query = nn.Linear(channels, channels, bias=False)
-        self.widen = nn.Linear(channels, channels, bias=False)
-        self.narrow = nn.Linear(channels, channels, bias=False)
+        self.widen = nn.Linear(channels, channels, bias=False)  # F₁
+        self.narrow = nn.Linear(channels, channels, bias=False)  # F₂
         self.pixel_query = nn.Linear(channels, channels, bias=False)
         self.token_key = nn.Linear(channels, channels, bias=False)
 
@@ -76,7 +75,8 @@ class VisualTransformer(Context):
         t = t + self.narrow(self.widen(t).relu())
         keys = self.token_key(t)
         if is_plain_layer(self.pixel_query):
-            logits = keys @ self.pixel_query.weight @ pixels  # W_Q acts on tokens, not pixels
+            # Multiply W_Q by the few keys first; projecting every pixel costs more.
+            logits = keys @ self.pixel_query.weight @ pixels
         else:
             logits = keys @ self.pixel_query(pixels.mT).mT
         pixel_attention = (logits * self.scale).softmax(1)

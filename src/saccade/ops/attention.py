@@ -5,14 +5,14 @@ r"""Scaled-dot-product attention: each query returns the mean of the values, wei
     P_{n, (y, x)} = row_bias_{n, y} + column_bias_{n, x}        optional: the keys are the pixels of an H×W map, M = H·W
 
 ``attention_definition`` materialises A. The memory of ``attention`` grows with N + M: on the CPU, both passes compute
-blocks of whole rows of A, so results and gradients round as the definition's do.
+blocks of whole rows of A, so that rounding errors match those of the definition.
 
 PyTorch's fused kernel is not used on the CPU: it would pad queries of C/8 channels, as in SAGAN and DANet, to the C of
-the values. Operands may be row-major or column-major, and results follow them, so the pixels of a map (B, C, H, W) are
-not copied.
+the values. Results have the layout of the operands, row- or column-major, so the pixels of a map (B, C, H, W)
+are not copied.
 
-Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al.,
-"Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4.
+Source: Vaswani et al., NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al., CVPR 2021, arXiv:2101.11605,
+figure 4.
 """
 
 from __future__ import annotations
@@ -103,18 +103,20 @@ def attention(
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float, *biases: Tensor) -> Tensor:
     """Call ``F.scaled_dot_product_attention`` on operands padded for its kernels."""
-    if biases:  # as more columns of the query, times one-hot columns of the key
-        height, width = (t.shape[-1] for t in biases)
+    if biases:  # the biases become extra columns of the query, selected by one-hot columns of the key
+        height, map_width = (t.shape[-1] for t in biases)
         pixel = torch.arange(key.shape[-2], device=key.device)
-        one_hot = torch.cat([F.one_hot(pixel // width, height), F.one_hot(pixel % width, width)], 1).to(key.dtype)
+        one_hot_row, one_hot_column = F.one_hot(pixel // map_width, height), F.one_hot(pixel % map_width, map_width)
+        one_hot = torch.cat([one_hot_row, one_hot_column], 1).to(key.dtype)
         query, scale = torch.cat([query * scale, *biases], -1), 1.0
         key = torch.cat([key, one_hot.expand(*key.shape[:-1], -1)], -1)
     if scale < 0:  # some kernels multiply both operands by the square root of the scale
         query, scale = -query, -scale
-    width = max(query.shape[-1], value.shape[-1])
-    if query.device.type != "cpu":  # some GPU kernels need a width that is a multiple of 8
-        width = -8 * (-width // 8)
-    q, k, v = (F.pad(t if t.ndim == 4 else t.unsqueeze(1), (0, width - t.shape[-1])) for t in (query, key, value))
+    head_channels = max(query.shape[-1], value.shape[-1])
+    if query.device.type != "cpu":  # some GPU kernels need a multiple of 8
+        head_channels = -8 * (-head_channels // 8)
+    operands = (t if t.ndim == 4 else t.unsqueeze(1) for t in (query, key, value))
+    q, k, v = (F.pad(t, (0, head_channels - t.shape[-1])) for t in operands)
     y = F.scaled_dot_product_attention(q.contiguous(), k.contiguous(), v.contiguous(), scale=scale)
     return (y if query.ndim == 4 else y.squeeze(1))[..., : value.shape[-1]]
 
@@ -124,8 +126,8 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(query: Tensor, key: Tensor, value: Tensor, scale: float, *biases: Tensor) -> tuple[Tensor, Tensor]:
-        (batch, rows, width), columns = query.shape, key.shape[1]
-        is_saved = rows * columns <= _MAX_SAVED_RATIO * (rows + columns) * (width + value.shape[2])
+        (batch, rows, query_channels), columns = query.shape, key.shape[1]
+        is_saved = rows * columns <= _MAX_SAVED_RATIO * (rows + columns) * (query_channels + value.shape[2])
         matrix = query.new_empty((batch, rows, columns) if is_saved else 0)
         y = _zeros_in_layout(value, rows)
         with torch.autocast("cpu", enabled=False):
@@ -184,20 +186,20 @@ class _Attention(torch.autograd.Function):
 
 
 def _blocks(
-    query: Tensor, key: Tensor, buffers: int, is_saved: bool
+    query: Tensor, key: Tensor, n_buffers: int, is_saved: bool
 ) -> Iterator[tuple[tuple[slice, slice], list[Tensor]]]:
-    """Yield the (images, rows) slices of the blocks of A, each with buffers of its shape."""
+    """Yield slices of images and of rows for each block of A, with ``n_buffers`` tensors of the block's shape."""
     (batch, rows, _), columns = query.shape, key.shape[1]
     if not columns:
         return
     numel = _SAVED_BLOCK_NUMEL if is_saved else _BLOCK_NUMEL
     step = max(1, min(rows, numel // columns))
     images_per_block = max(1, min(batch, numel // (step * columns)))
-    storage = [query.new_empty(images_per_block * step * columns) for _ in range(buffers)]
-    for first in range(0, batch, images_per_block):
-        for top in range(0, rows, step):
-            shape = (min(images_per_block, batch - first), min(step, rows - top), columns)
-            block = slice(first, first + images_per_block), slice(top, top + step)
+    storage = [query.new_empty(images_per_block * step * columns) for _ in range(n_buffers)]
+    for first_image in range(0, batch, images_per_block):
+        for first_row in range(0, rows, step):
+            shape = (min(images_per_block, batch - first_image), min(step, rows - first_row), columns)
+            block = slice(first_image, first_image + images_per_block), slice(first_row, first_row + step)
             yield block, [buffer[: prod(shape)].view(shape) for buffer in storage]
 
 
@@ -226,7 +228,7 @@ def _fold_heads(t: Tensor) -> Tensor:
 
 
 def _zeros_in_layout(like: Tensor, rows: int) -> Tensor:
-    """Return zeros (B, rows, ·) in the width and the layout of ``like``."""
+    """Return zeros (B, rows, ·) in the last dimension and the layout of ``like``."""
     batch, _, width = like.shape
     return like.new_zeros(batch, width, rows).mT if _is_column_major(like) else like.new_zeros(batch, rows, width)
 

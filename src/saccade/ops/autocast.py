@@ -12,7 +12,7 @@ __all__ = ["autocast_enabled", "operand_dtype", "without_autocast"]
 
 
 def operand_dtype(input: Tensor) -> torch.dtype:
-    """Return the dtype of products and result: autocast's if enabled, else that of ``input`` (any shape)."""
+    """Return the dtype of an operator's products: autocast's if enabled, else that of ``input`` (any shape)."""
     # Autocast never casts float64.
     if input.dtype != torch.float64 and autocast_enabled(input):
         return torch.get_autocast_dtype(input.device.type)
@@ -22,7 +22,7 @@ def operand_dtype(input: Tensor) -> torch.dtype:
 def autocast_enabled(input: Tensor) -> bool:
     """Return True if autocast is enabled on the device of ``input`` (any shape)."""
     device = input.device.type
-    # torch.compile cannot trace ``is_autocast_available`` in every version; its devices all have autocast.
+    # torch.compile cannot trace ``is_autocast_available`` in every version; all devices it compiles for have autocast.
     has_autocast = not input.is_meta and (torch.compiler.is_compiling() or torch.amp.is_autocast_available(device))
     return has_autocast and torch.is_autocast_enabled(device)
 

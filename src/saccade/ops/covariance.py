@@ -6,8 +6,7 @@ r"""Covariance pooling: the covariance of a map's channels over its pixels.
 The map is centred first, because X Xᵀ/M − μμᵀ cancels for a large mean. The gradient, dx = (G + Gᵀ)(x − μ)/M for the
 gradient G of Σ, is centred again, because μ is rounded.
 
-Source: Li, Xie, Wang, Zuo, "Is Second-order Information Helpful for Large-scale Visual Recognition?", ICCV 2017,
-arXiv:1703.08050.
+Source: Li et al., ICCV 2017, arXiv:1703.08050.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ r"""Criss-cross attention: every pixel takes the weighted mean of the values in 
 The logits are not scaled. In ``channels_last`` memory a row of the map is a contiguous matrix and a column a strided
 one; a matrix product accepts both without a copy.
 
-Source: Huang, Wang, Huang, Huang, Wei, Liu, "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019,
-arXiv:1811.11721.
+Source: Huang et al., ICCV 2019, arXiv:1811.11721.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return criss_cross_definition(query, key, value)
     _check_operands(query, key, value)
     pixels = [pixel_rows(t.to(operand_dtype(query))) for t in (query, key, value)]
-    with without_autocast(query):  # on CUDA it would compute the softmax in float32
+    with without_autocast(query):  # on CUDA, autocast would compute the softmax in float32
         y, _ = _CrissCross.apply(*pixels)
     return y.permute(0, 3, 1, 2)
 
@@ -124,13 +123,13 @@ def _line_products(a: Tensor, b: Tensor) -> Tensor:
 def _line_sums(weights: Tensor, b: Tensor) -> Tensor:
     """Return weighted sums (B, H, W, c) of the pixels of b in each pixel's column and row."""
     height = b.shape[1]
-    y = torch.empty_like(b, memory_format=torch.contiguous_format)  # allocated, because it is added to in place
+    y = torch.empty_like(b, memory_format=torch.contiguous_format)  # contiguous, for ``out=``
     torch.bmm(weights[..., height:].flatten(0, 1), b.flatten(0, 1), out=y.flatten(0, 1))
     return y.add_(_strided_bmm(weights[..., :height].transpose(1, 2), b.transpose(1, 2)).transpose(1, 2))
 
 
 def _line_sums_adjoint(weights: Tensor, a: Tensor) -> Tensor:
-    """Add each pixel of a (B, H, W, c), weighted, to the pixels of its column and row."""
+    """Return the adjoint of ``_line_sums``: each pixel of a (B, H, W, c), weighted, summed into its column and row."""
     height = a.shape[1]
     y = torch.bmm(weights[..., height:].flatten(0, 1).mT, a.flatten(0, 1)).view_as(a)
     return y.add_(_strided_bmm(weights[..., :height].permute(0, 2, 3, 1), a.transpose(1, 2)).transpose(1, 2))

@@ -4,8 +4,8 @@ r"""A map times a row gate and a column gate, both computed from the means of it
     y = x · (r · c)                             (B, C, H, W)
 
 In the backward pass dr = Σ_w dy·x·c and dc = Σ_h dy·x·r; dx is dy·r·c plus the gradients through both means. Only dx is
-written as a map: x is forked before its uses, as in ``saccade.ops.branch``, and the product passes dy and both gates to
-the fork.
+written as a map: as in ``saccade.ops.self_gating``, x is forked before its uses, and the product passes dy and both
+gates to the fork.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.eager import is_eager, needs_composite_backward, piece_of, pieces
+from saccade.ops.eager import can_use_pieces, needs_composite_backward, piece_of, pieces
 from saccade.ops.gating import pooled_mean
 
 __all__ = ["cross_gated", "cross_gated_definition"]
@@ -29,8 +29,8 @@ GatesByThread = dict[int, tuple[Tensor, Tensor]]
 
 def cross_gated_definition(x: Tensor, gates: Gates) -> Tensor:
     """Reference implementation of ``cross_gated`` for x (B, C, H, W)."""
-    rows, columns = gates(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
-    return x * (rows * columns)
+    row_gate, column_gate = gates(x.mean(3, keepdim=True), x.mean(2, keepdim=True))
+    return x * (row_gate * column_gate)
 
 
 def cross_gated(x: Tensor, gates: Gates) -> Tensor:
@@ -44,18 +44,18 @@ def cross_gated(x: Tensor, gates: Gates) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if not (is_eager(x) and x.dtype in (torch.float32, torch.float64) and x.numel()):
+    if not (can_use_pieces(x) and x.dtype in (torch.float32, torch.float64) and x.numel()):
         return cross_gated_definition(x, gates)
     if torch.is_grad_enabled() and x.requires_grad:
         gates_by_thread: GatesByThread = {}
         x_product, *means = _MeansFork.apply(x, gates_by_thread)
-        rows, columns = gates(*means)
-        if is_eager(rows, columns) and rows.dtype == columns.dtype == x.dtype:
-            y: Tensor = _CrossProduct.apply(x_product, rows, columns, gates_by_thread)
+        row_gate, column_gate = gates(*means)
+        if can_use_pieces(row_gate, column_gate) and row_gate.dtype == column_gate.dtype == x.dtype:
+            y: Tensor = _CrossProduct.apply(x_product, row_gate, column_gate, gates_by_thread)
             return y
-        return x_product * (rows * columns)
-    rows, columns = gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True))
-    gate = rows * columns
+        return x_product * (row_gate * column_gate)
+    row_gate, column_gate = gates(pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True))
+    gate = row_gate * column_gate
     return x * gate if gate.requires_grad or gate.dtype != x.dtype else gate.mul_(x)
 
 
@@ -84,26 +84,26 @@ class _MeansFork(torch.autograd.Function):
 
 class _CrossProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rows: Tensor, columns: Tensor, gates_by_thread: GatesByThread) -> Tensor:
+    def forward(ctx: Any, x: Tensor, row_gate: Tensor, column_gate: Tensor, gates_by_thread: GatesByThread) -> Tensor:
         ctx.gates_by_thread = gates_by_thread
-        ctx.save_for_backward(x, rows, columns)
-        return (rows * columns).mul_(x)
+        ctx.save_for_backward(x, row_gate, column_gate)
+        return (row_gate * column_gate).mul_(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, rows, columns = ctx.saved_tensors
+        x, row_gate, column_gate = ctx.saved_tensors
         if needs_composite_backward():
             grad_gate = grad * x
             grad_rows, grad_columns = (
-                (grad_gate * columns).sum(3, keepdim=True),
-                (grad_gate * rows).sum(2, keepdim=True),
+                (grad_gate * column_gate).sum(3, keepdim=True),
+                (grad_gate * row_gate).sum(2, keepdim=True),
             )
-            return grad * (rows * columns), grad_rows, grad_columns, None
-        ctx.gates_by_thread[get_ident()] = rows, columns
-        grad_rows, grad_columns = torch.empty_like(rows), torch.empty_like(columns)
+            return grad * (row_gate * column_gate), grad_rows, grad_columns, None
+        ctx.gates_by_thread[get_ident()] = row_gate, column_gate
+        grad_rows, grad_columns = torch.empty_like(row_gate), torch.empty_like(column_gate)
         for piece in pieces(x, 2, 3):
             grad_gate = grad[piece] * x[piece]
-            scratch = grad_gate * columns[piece]
+            scratch = grad_gate * column_gate[piece]
             torch.sum(scratch, 3, True, out=grad_rows[piece])
-            torch.sum(torch.mul(grad_gate, rows[piece], out=scratch), 2, True, out=grad_columns[piece])
+            torch.sum(torch.mul(grad_gate, row_gate[piece], out=scratch), 2, True, out=grad_columns[piece])
         return grad, grad_rows, grad_columns, None

@@ -1,8 +1,8 @@
 """Conditions under which optimised implementations run, and the pieces in which they process a map.
 
 Under graph capture (``torch.compile``, ``torch.export``, ONNX), ``torch.func`` and forward mode, and for higher-order
-gradients, operators use their definitions, except where their docstrings differ. Those guarded by ``is_eager`` also do
-so off the CPU and for maps that are not contiguous.
+gradients, operators use their definitions, except where their docstrings differ. Operators guarded by
+``can_use_pieces`` also use their definitions off the CPU and for maps that are not contiguous.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 __all__ = [
-    "has_hooks", "is_captured", "is_eager", "is_plain_layer", "is_transformed", "needs_composite_backward", "piece_of",
+    "can_use_pieces",
+    "has_hooks",
+    "is_captured",
+    "is_plain_layer",
+    "is_transformed",
+    "needs_composite_backward",
+    "piece_of",
     "pieces",
 ]  # fmt: skip
 
@@ -20,7 +26,7 @@ PIECE_NUMEL = 1 << 19
 """Number of elements of a piece: 2 MiB of float32, which fits the caches."""
 
 
-def is_eager(*tensors: Tensor) -> bool:
+def can_use_pieces(*tensors: Tensor) -> bool:
     """Return True for contiguous floating-point CPU tensors (any shape) outside graph capture and ``torch.func``."""
     return (
         all(isinstance(t, Tensor) for t in tensors)
@@ -48,7 +54,7 @@ def needs_composite_backward() -> bool:
 
 
 def pieces(x: Tensor, *uncut: int) -> list[tuple[slice, ...]]:
-    """Return the indices of pieces of x (B, C, H, W), about ``PIECE_NUMEL`` elements each, whole along ``uncut``."""
+    """Return the indices of pieces of x (B, C, H, W), of about ``PIECE_NUMEL`` elements, uncut along ``uncut``."""
     image_numel = max(1, x[:1].numel())
     images_per_piece = max(1, PIECE_NUMEL // image_numel)
     image_slices = [slice(start, start + images_per_piece) for start in range(0, len(x), images_per_piece)]
@@ -68,7 +74,7 @@ def piece_of(operand: Tensor, piece: tuple[slice, ...]) -> Tensor:
 def is_plain_layer(layer: nn.Module) -> bool:
     """Return True if calling ``layer`` only applies its own weight and bias.
 
-    Hooks, wrappers, parametrisations, an own ``forward`` and weights of tensor subclasses change a call.
+    Hooks, wrappers, parametrisations, a ``forward`` of the instance and weights of tensor subclasses change a call.
     """
     layer_type = type(layer)
     has_torch_forward = layer_type.forward is nn.Linear.forward or (

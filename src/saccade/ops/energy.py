@@ -1,4 +1,4 @@
-r"""The gate of SimAM: the distance of each value from the mean of its map, σ(d / 4(v + λ) + 1/2).
+r"""The gate of SimAM, σ(d / 4(v + λ) + 1/2), from the squared distance d of each value to the mean of its channel.
 
     c = x − mean x,  d = c²,  v = Σ d / (H·W − 1),  s = 4 (v + λ)                  over H and W
     g = σ(d / s + 1/2)
@@ -7,7 +7,7 @@ Backward, with e = dg · g (1 − g) and q = e · c, N = H·W:
 
     a = 2/s · q − c · 8 Σ(q · c) / (s² (N − 1)),  dx = a − Σ a / N
 
-Autograd needs some fifteen passes over the map for that; here both directions go map by map through the cache. The fast
+Autograd needs some fifteen passes over the map. Here both passes process a few channels at a time, in the cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.eager import is_eager, needs_composite_backward, pieces
+from saccade.ops.eager import can_use_pieces, needs_composite_backward, pieces
 from saccade.ops.gating import degrees_of_freedom
 
 __all__ = ["energy_gate", "energy_gate_definition"]
@@ -31,7 +31,7 @@ def energy_gate_definition(x: Tensor, e_lambda: float) -> Tensor:
 
 
 def energy_gate(x: Tensor, e_lambda: float) -> Tensor:
-    """Return the gate of each value, computed from its squared distance from the mean of its map.
+    """Return the gate of each value, computed from its squared distance to the mean of its channel.
 
     Args:
         x: (B, C, H, W), float32 or float64.
@@ -40,7 +40,7 @@ def energy_gate(x: Tensor, e_lambda: float) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if is_eager(x) and x.dtype in (torch.float32, torch.float64) and x.numel():
+    if can_use_pieces(x) and x.dtype in (torch.float32, torch.float64) and x.numel():
         gate: Tensor = _EnergyGate.apply(x, e_lambda)
         return gate
     return energy_gate_definition(x, e_lambda)

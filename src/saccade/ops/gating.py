@@ -1,14 +1,14 @@
 r"""Building blocks of gates: products of a map with a broadcasting gate, and means and maxima of a map over axes.
 
     gated                y = x · g                  x (B, C, H, W), g (B, C | 1, H | 1, W | 1)
-    gated_and_shuffled   y = x · g, the two halves of its channels interleaved
+    gated_and_shuffled   y = x · g, with the two halves of y's channels interleaved
     pooled_mean          z = mean x                 over given axes
     max_and_mean         m = max x, z = mean x      over several choices of axes
-    mean_and_variance    of each map                over H and W
-    narrow_conv          a convolution to one channel
+    mean_and_variance    of each channel            over H and W
+    narrow_conv          a convolution layer with one output channel
 
 In the forward pass all but the variance equal PyTorch's own operators bit for bit. In the backward pass autograd would
-write full maps only to reduce them; here these are computed in pieces that stay in the cache.
+write full maps only to reduce them; here it works in pieces that stay in the cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.eager import is_eager, is_plain_layer, needs_composite_backward, piece_of, pieces
+from saccade.ops.eager import can_use_pieces, is_plain_layer, needs_composite_backward, piece_of, pieces
 from saccade.ops.sizes import at_least_one
 
 __all__ = [
@@ -50,7 +50,7 @@ def gated(x: Tensor, gate: Tensor) -> Tensor:
         (B, C, H, W), x · gate.
     """
     # Shapes are compared last and never under graph capture, which would specialise the graph to these sizes.
-    needs_grad = torch.is_grad_enabled() and is_eager(x, gate) and (x.requires_grad or gate.requires_grad)
+    needs_grad = torch.is_grad_enabled() and can_use_pieces(x, gate) and (x.requires_grad or gate.requires_grad)
     if needs_grad and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
         product: Tensor = _Gated.apply(x, gate)
         return product
@@ -70,10 +70,10 @@ class _Gated(torch.autograd.Function):
             return (grad * gate).sum_to_size(x.shape), (grad * x).sum_to_size(gate.shape)
         pairs = [(x, gate), (gate, x)]
         grads = [torch.empty_like(operand) if ctx.needs_input_grad[i] else None for i, (operand, _) in enumerate(pairs)]
-        broadcast = [[i for i in (1, 2, 3) if operand.shape[i] < grad.shape[i]] for operand, _ in pairs]
-        for piece in pieces(grad, *broadcast[0], *broadcast[1]):
+        broadcast_axes = [[i for i in (1, 2, 3) if operand.shape[i] < grad.shape[i]] for operand, _ in pairs]
+        for piece in pieces(grad, *broadcast_axes[0], *broadcast_axes[1]):
             scratch = torch.empty_like(grad[piece], memory_format=torch.contiguous_format)
-            for (_, other), out, axes in zip(pairs, grads, broadcast, strict=True):
+            for (_, other), out, axes in zip(pairs, grads, broadcast_axes, strict=True):
                 if out is None:
                     continue
                 if axes:
@@ -103,7 +103,7 @@ def gated_and_shuffled(x: Tensor, gate: Tensor) -> Tensor:
     Returns:
         (B, C, H, W).
     """
-    if is_eager(x, gate) and x.dtype == gate.dtype and x.numel():
+    if can_use_pieces(x, gate) and x.dtype == gate.dtype and x.numel():
         y: Tensor = _GatedAndShuffled.apply(x, gate)
         return y
     return gated_and_shuffled_definition(x, gate)
@@ -133,7 +133,7 @@ class _GatedAndShuffled(torch.autograd.Function):
 
 def pooled_mean(x: Tensor, axes: tuple[int, ...] = (2, 3), keepdim: bool = False) -> Tensor:
     """Return ``x.mean(axes, keepdim)`` of x (B, C, H, W); its gradient is an expanded view instead of a map."""
-    if is_eager(x) and x.dtype in (torch.float32, torch.float64):
+    if can_use_pieces(x) and x.dtype in (torch.float32, torch.float64):
         count = 1
         for axis in axes:
             count *= x.shape[axis]
@@ -148,7 +148,7 @@ def mean_and_variance_definition(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and unbiased variance of each map.
+    """Return mean and unbiased variance of each channel of each image.
 
     Args:
         x: (B, C, H, W).
@@ -156,7 +156,7 @@ def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors (B, C); the variance of one pixel is 0.
     """
-    if is_eager(x) and x.dtype in (torch.float32, torch.float64):
+    if can_use_pieces(x) and x.dtype in (torch.float32, torch.float64):
         mean, variance = _MeanAndVariance.apply(x)
         return mean, variance
     mean, variance = mean_and_variance_definition(x.to(torch.promote_types(x.dtype, torch.float32)))
@@ -205,12 +205,12 @@ def max_and_mean(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
 
     Args:
         x: (B, C, H, W).
-        poolings: each the axes to reduce, one or two of 1, 2 and 3.
+        poolings: tuples of one or two axes to reduce, out of 1, 2 and 3.
 
     Returns:
         max x and mean x for each of ``poolings``, with size 1 along the reduced axes.
     """
-    if is_eager(x) and x.numel() > SMALL_MAP_NUMEL:
+    if can_use_pieces(x) and x.numel() > SMALL_MAP_NUMEL:
         return _MaxAndMean.apply(x, poolings)
     return max_and_mean_definition(x, *poolings)
 
@@ -260,7 +260,7 @@ def _amax(x: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 
 def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Return ``conv(x)`` for a convolution with one output channel, ten times as fast in its CPU backward pass.
+    """Return ``conv(x)`` for a convolution with one output channel, with a faster CPU backward pass.
 
     The gradient of x is a forward convolution with the flipped kernel. A layer that is not plain is called as usual.
 
@@ -271,7 +271,7 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W).
     """
-    if is_eager(x) and is_plain_layer(conv):  # False under graph capture
+    if can_use_pieces(x) and is_plain_layer(conv):
         return narrow_conv2d(x, conv.weight, conv.bias)
     result: Tensor = conv(x)
     return result
@@ -280,7 +280,7 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``narrow_conv`` of x (B, C, H, W) for a weight (1, C, k, k) and a bias (1) given as tensors."""
     padding = [side // 2 for side in weight.shape[2:]]
-    needs_grad = torch.is_grad_enabled() and is_eager(x, weight) and x.requires_grad
+    needs_grad = torch.is_grad_enabled() and can_use_pieces(x, weight) and x.requires_grad
     if needs_grad and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu"):
         y: Tensor = _NarrowConv.apply(x, weight, bias)
         return y

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.eager import is_eager, is_plain_layer, needs_composite_backward
+from saccade.ops.eager import can_use_pieces, is_plain_layer, needs_composite_backward
 
 __all__ = ["global_depthwise_conv"]
 
@@ -30,7 +30,13 @@ def global_depthwise_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
         (B, C, 1, 1).
     """
     can_optimise = torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-    if is_eager(x) and can_optimise and is_plain_layer(conv) and is_eager(conv.weight) and x.dtype == conv.weight.dtype:
+    if (
+        can_use_pieces(x)
+        and can_optimise
+        and is_plain_layer(conv)
+        and can_use_pieces(conv.weight)
+        and x.dtype == conv.weight.dtype
+    ):
         y: Tensor = _GlobalDepthwiseConv.apply(x, conv.weight, conv.bias)
         return y
     result: Tensor = conv(x)

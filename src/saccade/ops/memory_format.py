@@ -10,9 +10,8 @@ __all__ = ["clone_in_format", "match_memory_format", "memory_format"]
 
 def memory_format(x: Tensor) -> torch.memory_format:
     """Return channels last if x (B, C, H, W) has that format only, else contiguous."""
-    is_channels_last = (
-        not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
-    )  # ``is_contiguous(channels_last)`` fails under ``vmap``
+    # ``is_contiguous(channels_last)`` fails under ``vmap``.
+    is_channels_last = not x.is_contiguous() and x.permute(0, 2, 3, 1).is_contiguous()
     return torch.channels_last if is_channels_last else torch.contiguous_format
 
 

@@ -1,6 +1,6 @@
-r"""Relative position bias for keys between the pixels: the table is sampled for each pair of key and pixel.
+r"""Relative position bias for keys at any position in a map: a table is sampled for each pair of key and pixel.
 
-    b_h(m, q) = T_h((q − p_m)/2)                 T: (heads, 2H − 1, 2W − 1), its corners at −1 and 1, linear between
+    b_h(m, q) = T_h((q − p_m)/2)                 T: (heads, 2H − 1, 2W − 1), corners at ±1, bilinear
     y_h(q) = Σ_m softmax_m(s · k_h(m)ᵀ q_h(q) + b_h(m, q)) v_h(m)                           s scale
 
 q runs over the pixels of an H×W map and p_m are the coordinates of M keys, both in [−1, 1] with ``align_corners=True``.
@@ -9,7 +9,7 @@ A key has the same bilinear weights for all pixels, so b_h(m, ·) is a weighted 
 ``relative_bias`` reads them as runs of W elements. ``relative_attention`` computes the weights for a few map rows at a
 time, in both passes: its memory does not grow with M·H·W.
 
-Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520, section 3.2.
+Source: Xia et al., CVPR 2022, arXiv:2201.00520, section 3.2.
 """
 
 from __future__ import annotations
@@ -82,26 +82,23 @@ def table_runs(table: Tensor) -> Tensor:
 
 
 def relative_bias(runs: Tensor, key_yx: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """Return ``relative_bias_definition`` (B, heads, M, Q) for a table of the map's size and keys within [−1, 1].
-
-    ``runs`` are the ``table_runs`` of the table.
-    """
+    """Return the bias (B, heads, M, Q) for the ``table_runs`` of a table of the map's size and keys within [−1, 1]."""
     runs = runs.to(key_yx.dtype)
     runs_per_head = 4 * size[0] * size[1]
     run_index = _run_indices(key_yx, size, range(size[0])[rows], -(-len(runs) // runs_per_head), runs_per_head)
     weights = _bilinear_weights(key_yx, size)[:, None, :, None].expand(run_index.shape)
-    weighted_sum = _weighted_rows if is_transformed() else _WeightedRows.apply
+    weighted_sum = _weighted_runs if is_transformed() else _WeightedRuns.apply
     sums: Tensor = weighted_sum(runs, weights.reshape(-1, 4), run_index.view(-1, 4))
     return sums.view(*run_index.shape[:3], -1)
 
 
-def _weighted_rows(runs: Tensor, weights: Tensor, run_index: Tensor) -> Tensor:
+def _weighted_runs(runs: Tensor, weights: Tensor, run_index: Tensor) -> Tensor:
     """Return sums (N, W) of ``runs[run_index]`` (N, 4, W), weighted by ``weights`` (N, 4)."""
     return (F.embedding(run_index, runs) * weights[..., None]).sum(1)
 
 
-class _WeightedRows(torch.autograd.Function):
-    """``_weighted_rows`` as an embedding bag."""
+class _WeightedRuns(torch.autograd.Function):
+    """``_weighted_runs`` as an embedding bag."""
 
     @staticmethod
     def forward(runs: Tensor, weights: Tensor, run_index: Tensor) -> Tensor:
@@ -115,7 +112,7 @@ class _WeightedRows(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         runs, weights, run_index = ctx.saved_tensors
         if needs_composite_backward():
-            return *torch.func.vjp(partial(_weighted_rows, run_index=run_index), runs, weights)[1](grad), None
+            return *torch.func.vjp(partial(_weighted_runs, run_index=run_index), runs, weights)[1](grad), None
         bags = torch.arange(len(run_index), dtype=run_index.dtype, device=run_index.device)
         flat_index, bag_of_index = run_index.view(-1), bags.repeat_interleave(4)
         grad_runs = grad_weights = None
@@ -150,9 +147,10 @@ def _run_indices(key_yx: Tensor, size: tuple[int, int], rows: range, heads: int,
     device, width = key_yx.device, size[1]
     top, left = _window_starts(key_yx, size)[1].nan_to_num(0.0).int().unbind(-1)  # the bilinear weights propagate a NaN
     row_offset = torch.arange(rows.start, rows.stop, device=device, dtype=torch.int32) * (2 * width)
-    corner = torch.tensor([0, 1, 2 * width, 2 * width + 1], device=device, dtype=torch.int32)
-    head = torch.arange(heads, device=device, dtype=torch.int32) * runs_per_head
-    return (top * (2 * width) + left)[:, None, :, None, None] + head[:, None, None, None] + row_offset[:, None] + corner
+    corner_offset = torch.tensor([0, 1, 2 * width, 2 * width + 1], device=device, dtype=torch.int32)
+    head_offset = torch.arange(heads, device=device, dtype=torch.int32) * runs_per_head
+    first = (top * (2 * width) + left)[:, None, :, None, None]
+    return first + head_offset[:, None, None, None] + row_offset[:, None] + corner_offset
 
 
 def _macs(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
@@ -173,7 +171,7 @@ def relative_attention_definition(
 def relative_attention(
     query: Tensor, key: Tensor, value: Tensor, key_yx: Tensor, table: Tensor, size: tuple[int, int], scale: float
 ) -> Tensor:
-    """Return the attention of a map's pixels to keys between them, without materialising the attention matrix.
+    """Return the attention of a map's pixels to keys at any position, without materialising the attention matrix.
 
     Args:
         query: (B, heads, E, H·W).
@@ -297,7 +295,7 @@ def _add_run_gradients(
 ) -> None:
     """Add the runs' gradient to ``grad_runs``, from bias gradients (B·heads, M, Q) of consecutive row blocks."""
     heads, first = len(grad_runs), row_blocks[0].start
-    # Only the table rows that these map rows read.
+    # Restrict the gradient to the table rows that these map rows read.
     n_table_rows = size[0] + row_blocks[-1].stop - first
     run_indices = [
         _run_indices(key_yx, size, range(rows.start - first, rows.stop - first), heads, n_table_rows * 2 * size[1])

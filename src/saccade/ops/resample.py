@@ -29,7 +29,7 @@ def bilinear_definition(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def window_means(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return means over windows that cover the map evenly; they overlap if the sizes do not divide.
+    """Return means over windows that cover the map evenly; they overlap if ``size`` does not divide that of x.
 
     Args:
         x: (B, C, H, W).
@@ -57,7 +57,7 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
 def window_starts(length: int, stride: int, window: int, device: torch.device) -> Tensor:
     """Return the start indices of windows that fit into ``length`` pixels, ``stride`` apart; at least one.
 
-    Under export their number must depend on data, or it would restrict the sizes of the program.
+    Under torch.export ``nonzero`` finds them: a symbolic count would add guards that restrict the sizes of x.
     """
     if not torch.compiler.is_exporting():
         return stride * torch.arange(at_least_one((length - window) // stride + 1), device=device)
@@ -68,7 +68,7 @@ def window_starts(length: int, stride: int, window: int, device: torch.device) -
 def _resample(x: Tensor, size: tuple[int, int], make_matrix: object) -> Tensor:
     assert callable(make_matrix)
     height, width = (make_matrix(n, n_in, x) for n, n_in in zip(size, x.shape[2:], strict=True))
-    with without_autocast(x):  # it would round coordinates to half precision
+    with without_autocast(x):  # autocast would round coordinates to half precision
         y: Tensor = height @ x @ width.mT
     return y
 
@@ -82,8 +82,8 @@ def _mean_matrix(n_out: int, n_in: int, like: Tensor) -> Tensor:
 
 
 def _bilinear_matrix(n_out: int, n_in: int, like: Tensor) -> Tensor:
-    # In float32 at least: bfloat16 coordinates would be off by pixels on a large map.
     """Return the matrix L (n_out, n_in) of bilinear interpolation."""
+    # bfloat16 coordinates would be off by pixels on a large map.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     i = torch.arange(n_out, device=like.device, dtype=dtype)[:, None]
     index = torch.arange(n_in, device=like.device, dtype=dtype)

@@ -3,8 +3,7 @@
     r_{c,h} = (1/W) Σ_w x_{c,h,w}          (B, C, H, 1)
     s_{c,w} = (1/H) Σ_h x_{c,h,w}          (B, C, 1, W)
 
-Source: Hou, Zhang, Cheng, Feng, "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020,
-arXiv:2003.13328.
+Source: Hou et al., CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations
@@ -54,13 +53,13 @@ class _StripMeans(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.size = inputs[0].shape[2:]
-        ctx.is_row_major = not inputs[0].is_contiguous(memory_format=torch.channels_last)
+        ctx.is_channels_first = not inputs[0].is_contiguous(memory_format=torch.channels_last)
 
     @staticmethod
     def backward(ctx: Any, grad_rows: Tensor, grad_columns: Tensor) -> Tensor:
         height, width = ctx.size
         rows, columns = grad_rows / width, grad_columns / height
-        if not (ctx.is_row_major or needs_composite_backward()):  # so that the sum is channels last too
+        if not (ctx.is_channels_first or needs_composite_backward()):  # make the sum channels last too
             rows, columns = (t.contiguous(memory_format=torch.channels_last) for t in (rows, columns))
         return rows + columns
 

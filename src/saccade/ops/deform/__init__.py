@@ -5,8 +5,7 @@ r"""Deformable convolution: every kernel tap is moved by its own offset and scal
 
 Signature, channel order and derivatives are those of ``torchvision.ops.deform_conv2d``.
 
-Sources: Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211 (no mask); Zhu et al., "Deformable
-ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168 (mask).
+Sources: Dai et al., ICCV 2017, arXiv:1703.06211 (no mask); Zhu et al., CVPR 2019, arXiv:1811.11168 (mask).
 """
 
 from saccade.ops.deform.convolution import deform_conv2d

@@ -81,7 +81,7 @@ def deform_conv2d(
 
 
 class _DeformConv2d(torch.autograd.Function):
-    """Offset and mask are float32 at least; other operands have the products' dtype."""
+    """Deformable convolution. Offset and mask are float32 at least; other operands have the products' dtype."""
 
     @staticmethod
     def forward(
@@ -139,12 +139,12 @@ class _DeformConv2d(torch.autograd.Function):
                     samples, products = bags.samples_and_products(rows, grad_samples)
                     d_y, d_x, d_mask = bags.offset_gradients(products)
                     if grad_offset is not None:
-                        grad_part = grad_offset[images].view(-1, g.offset_groups, g.taps, 2, g.positions)
-                        grad_part[:, :, :, 0] = d_y.permute(0, 2, 3, 1)
-                        grad_part[:, :, :, 1] = d_x.permute(0, 2, 3, 1)
+                        offset_view = grad_offset[images].view(-1, g.offset_groups, g.taps, 2, g.positions)
+                        offset_view[:, :, :, 0] = d_y.permute(0, 2, 3, 1)
+                        offset_view[:, :, :, 1] = d_x.permute(0, 2, 3, 1)
                     if grad_mask is not None:
-                        grad_part = grad_mask[images].view(-1, g.offset_groups, g.taps, g.positions)
-                        grad_part[:] = d_mask.permute(0, 2, 3, 1)
+                        mask_view = grad_mask[images].view(-1, g.offset_groups, g.taps, g.positions)
+                        mask_view[:] = d_mask.permute(0, 2, 3, 1)
                 elif needs_weight:
                     samples = bags.samples(rows)
                 if needs_weight:

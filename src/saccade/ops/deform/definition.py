@@ -26,11 +26,11 @@ def deform_conv2d_definition(
     """Reference implementation of ``deform_conv2d``, for input (B, C, H, W)."""
     g = Geometry.from_operands(input, offset, weight, bias, stride, padding, dilation, mask)
     (height, width), device = g.size, input.device
-    batch, depth = input.shape[0], input.shape[1] // g.offset_groups
+    batch, group_channels = input.shape[0], input.shape[1] // g.offset_groups
     dtype = operand_dtype(input)
     compute_dtype = torch.promote_types(dtype, torch.float32)
 
-    # q = p·s − p₀ + k·d + Δ_k(p), each (B, D, K, Ho, Wo). Two or more pixels outside the map, all samples are zero.
+    # q = p·s − p₀ + k·d + Δ_k(p), each (B, D, K, Ho, Wo). Samples two or more pixels outside are zero.
     p_y, p_x = torch.arange(g.out[0], device=device)[:, None], torch.arange(g.out[1], device=device)
     k = torch.arange(g.taps, device=device)[:, None, None]
     k_y, k_x = k // g.kernel[1], k % g.kernel[1]
@@ -43,15 +43,15 @@ def deform_conv2d_definition(
     # right-hand derivative at integers.
     floor_y, floor_x = q_y.detach().floor(), q_x.detach().floor()
     f_y, f_x = q_y - floor_y, q_x - floor_x
-    pixels = input.to(compute_dtype).reshape(batch, g.offset_groups, depth, height * width)
+    pixels = input.to(compute_dtype).reshape(batch, g.offset_groups, group_channels, height * width)
     samples = pixels.new_zeros(())
     for dy, weight_y in ((0, 1 - f_y), (1, f_y)):
         for dx, weight_x in ((0, 1 - f_x), (1, f_x)):
             r_y, r_x = floor_y.long() + dy, floor_x.long() + dx
             inside = (r_y >= 0) & (r_y < height) & (r_x >= 0) & (r_x < width)
             r = r_y.clamp(0, height - 1) * width + r_x.clamp(0, width - 1)
-            value = pixels.gather(3, r.flatten(2)[:, :, None].expand(-1, -1, depth, -1))
-            value = value.reshape(batch, g.offset_groups, depth, g.taps, *g.out).where(inside[:, :, None], 0)
+            value = pixels.gather(3, r.flatten(2)[:, :, None].expand(-1, -1, group_channels, -1))
+            value = value.reshape(batch, g.offset_groups, group_channels, g.taps, *g.out).where(inside[:, :, None], 0)
             samples = samples + value * (weight_y * weight_x)[:, :, None]
     if mask is not None:
         samples = samples * mask.to(compute_dtype).reshape(batch, g.offset_groups, 1, g.taps, *g.out)

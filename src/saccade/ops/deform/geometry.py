@@ -118,15 +118,15 @@ def macs(input: Tensor, offset: Tensor, weight: Tensor, *_: Any, **__: Any) -> i
 
     They are one per weight and output pixel, and four per bilinear sample.
     """
-    samples = offset.shape[0] * offset.shape[2] * offset.shape[3]
-    return samples * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
+    n_output_pixels = offset.shape[0] * offset.shape[2] * offset.shape[3]
+    return n_output_pixels * (weight.numel() + 4 * input.shape[1] * weight.shape[2] * weight.shape[3])
 
 
-def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
-    """Return a number or (height, width) as a pair of integers of at least ``least``."""
+def _pair(name: str, value: int | tuple[int, int], minimum: int) -> tuple[int, int]:
+    """Return a number or (height, width) as a pair of integers of at least ``minimum``."""
     pair = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(pair) != 2 or not all(isinstance(number, int) and number >= least for number in pair):
-        raise ValueError(f"{name} must be a whole number >= {least} or a pair of them, got {value!r}")
+    if len(pair) != 2 or not all(isinstance(number, int) and number >= minimum for number in pair):
+        raise ValueError(f"{name} must be a whole number >= {minimum} or a pair of them, got {value!r}")
     return pair[0], pair[1]
 
 

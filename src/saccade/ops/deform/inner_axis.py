@@ -27,7 +27,7 @@ class InnerAxis(NamedTuple):
     length: int
     """Length of the inner axis, padded."""
     in_kernel_order: bool
-    """True for the kernel's order, which groups need; False for the samples'."""
+    """True for the kernel's order, required if G > 1; False for the samples' order."""
 
     @classmethod
     def for_operands(cls, x: Tensor, outputs: int, g: Geometry) -> InnerAxis:

@@ -36,7 +36,7 @@ class SampleBags(NamedTuple):
         """Return the bags of offset (n, 2DK, Ho, Wo) and mask (n, DK, Ho, Wo) around ``regular_grid``."""
         n, groups, (height, width) = offset.shape[0], g.offset_groups, g.size
         delta = offset.reshape(n, groups, g.taps, 2, g.positions).permute(3, 0, 4, 1, 2).contiguous()
-        # Two or more pixels outside, all four rows are zeros anyway; the clamp keeps the indices within int32.
+        # The clamp keeps the indices within int32; samples two or more pixels outside are zero in any case.
         y = (delta[0] + grid[0]).clamp_(-2, height)
         x = (delta[1] + grid[1]).clamp_(-2, width)
         floor_y, floor_x = y.floor(), x.floor()
@@ -77,11 +77,11 @@ class SampleBags(NamedTuple):
         (products,) = torch.autograd.grad(samples, weights, grad)
         return samples.detach(), products
 
-    def row_gradient(self, grad: Tensor, pixels: int) -> Tensor:
-        """Return the gradient (pixels, c) of the rows from that of the samples, (M, c)."""
+    def row_gradient(self, grad: Tensor, n_rows: int) -> Tensor:
+        """Return the gradient (n_rows, c) of the rows from that of the samples, (M, c)."""
         # Sorted, so that the order of summation does not depend on threads.
         index, order = self.corners.view(-1).sort(stable=True)
-        starts = torch.searchsorted(index, torch.arange(pixels, device=index.device, dtype=index.dtype))
+        starts = torch.searchsorted(index, torch.arange(n_rows, device=index.device, dtype=index.dtype))
         weights = self.weights.view(-1).index_select(0, order)
         return F.embedding_bag(order >> 2, grad, starts, mode="sum", per_sample_weights=weights)
 

@@ -1,4 +1,4 @@
-"""A map times a gate computed from it, y = x · g(x), with one backward pass over both uses of x.
+"""Self-gating y = x · g(x) of a map, with one backward pass over both uses of x.
 
 Autograd would write dy · g, then add the gradient through g to that map. Here x is forked before both uses, and the
 product passes dy to the fork unmultiplied; the fork writes the sum of both parts in one pass.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.ops.eager import is_eager, needs_composite_backward, piece_of, pieces
+from saccade.ops.eager import can_use_pieces, needs_composite_backward, piece_of, pieces
 from saccade.ops.gating import gated
 
 __all__ = ["gated_by", "gated_by_definition"]
@@ -37,12 +37,12 @@ def gated_by(x: Tensor, gate: Callable[[Tensor], Tensor]) -> Tensor:
     Returns:
         (B, C, H, W), x · gate(x).
     """
-    if not (is_eager(x) and torch.is_grad_enabled() and x.requires_grad):
+    if not (can_use_pieces(x) and torch.is_grad_enabled() and x.requires_grad):
         return gated(x, gate(x))
     gate_by_thread: GateByThread = {}
     x_product, x_gate = _GateFork.apply(x, gate_by_thread)
     g = gate(x_gate)
-    if is_eager(g) and g.dtype == x.dtype and g.dim() == x.dim() and g.shape[0] == x.shape[0]:
+    if can_use_pieces(g) and g.dtype == x.dtype and g.dim() == x.dim() and g.shape[0] == x.shape[0]:
         y: Tensor = _GateProduct.apply(x_product, g, gate_by_thread)
         return y
     return gated(x_product, g)
@@ -67,7 +67,7 @@ class _GateFork(torch.autograd.Function):
         if gate.shape == grad_product.shape:
             return torch.addcmul(grad_gate, grad_product, gate), None
         grad_x = torch.empty_like(grad_product, memory_format=torch.contiguous_format)
-        for piece in pieces(grad_x):  # so that the product is still in the cache for the addition
+        for piece in pieces(grad_x):  # in pieces, so that the product is still in the cache for the addition
             torch.mul(grad_product[piece], piece_of(gate, piece), out=grad_x[piece]).add_(grad_gate[piece])
         return grad_x, None
 

@@ -7,7 +7,7 @@ import torch
 
 from saccade.bases import Gate
 from saccade.ops import eager
-from saccade.ops.branch import gated_by, gated_by_definition
+from saccade.ops.self_gating import gated_by, gated_by_definition
 
 SHAPES = [(2, 3, 5, 4), (3, 2, 7, 3), (1, 4, 1, 1)]
 
