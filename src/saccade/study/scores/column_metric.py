@@ -38,13 +38,8 @@ def is_loss(name: str) -> bool:
 def is_bounded_score(name: str) -> bool:
     """Return True if ``name`` denotes a score bounded by 0 and 1, or by 0 and 100 %.
 
-<<<<<<< src/saccade/study/scores/column_metric.py
-    >>> [is_bounded_score(name) for name in ("metrics/mAP50-95(B)", "eval_top1", "val/box_loss")]
-    [True, True, False]
-=======
     >>> is_bounded_score("metrics/mAP50-95(B)"), is_bounded_score("eval_top1"), is_bounded_score("val/box_loss")
     (True, True, False)
->>>>>>> /tmp/_t
     """
     return not is_loss(name) and any(_BOUNDED_SCORES.fullmatch(word) for word in name_words(name))
 
