@@ -38,7 +38,7 @@ def compiles_whole(case: Case) -> None:
     """``torch.compile(fullgraph=True)`` gives the same values and gradients in train, and compiles at most twice.
 
     The second size recompiles with dynamic shapes; the third must not recompile. The backend is ``aot_eager``,
-    because the promise concerns the graph, not the compiler. The caches of ``torch.compile`` are emptied.
+    as only the graph is tested. The caches of ``torch.compile`` are emptied.
     """
     module = case.build_randomized().train()
     rewind = make_rewind(module)

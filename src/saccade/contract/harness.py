@@ -45,7 +45,7 @@ class Case:
 
     @cached_property
     def option_values(self) -> dict[str, Any]:
-        """Maps option to value: the given options, the other options' defaults, and ``size`` if SPEC needs it."""
+        """Maps option to value: given or default, with ``size`` if SPEC needs it."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):

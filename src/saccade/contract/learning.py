@@ -33,7 +33,7 @@ _PLUG_SCALE_NAME = "the plug's a"
 MIN_CHANGE = 1e-9
 """Smallest parameter change that counts as learning.
 
-Adam's first step is about LEARNING_RATE for a real gradient, 1e-11 for rounding noise, 1e-17 for a zero gradient.
+Adam's first step is LEARNING_RATE for a real gradient, 1e-11 for rounding noise, 1e-17 for zero.
 """
 
 
@@ -66,7 +66,7 @@ def reaches_every_parameter(case: Case) -> None:
 def has_true_gradients(case: Case) -> None:
     """Gradients of the input and of all parameters equal finite differences, in eval and train.
 
-    All forward passes use the same random numbers and buffers. Buffers are converged first, because autograd does not
+    All forward passes use the same random numbers and buffers. Buffers are converged first: autograd does not
     differentiate their updates, such as the power iteration of spectral normalisation.
     """
     module, x = case.build_randomized(), case.random_maps(*case.sizes((3, 2))[0]).requires_grad_()

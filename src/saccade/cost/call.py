@@ -1,4 +1,4 @@
-"""A network together with the arguments of one forward pass."""
+"""Forward passes to measure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ForwardCall"]
 
 @dataclass(frozen=True)
 class ForwardCall:
-    """A network together with the arguments of one forward pass."""
+    """A network and the arguments of one forward pass."""
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -43,7 +43,7 @@ class ForwardCall:
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def first_image(self) -> ForwardCall:
-        """Return the call on the first image, if the input is one batch of images; else return the call unchanged."""
+        """Return the call on the first image; unchanged unless the input is one image batch."""
         return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_image_batch else self
 
     @property

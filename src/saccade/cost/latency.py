@@ -1,4 +1,4 @@
-"""Latency of a forward pass; compared networks are timed alternately."""
+"""Latency of forward passes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class LatencySummary:
 
 
 def time_calls(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
-    """Return the milliseconds of every run, one list per call; the calls run in turn.
+    """Return the milliseconds of every run, one list per call; calls alternate.
 
-    Each call runs ``runs`` times; if ``runs`` is None, for ``seconds`` seconds on average, from 10 to 1000 times.
+    Each call runs ``runs`` times; if None, for about ``seconds`` s, 10 to 1000 times.
     """
     milliseconds: list[list[float]] = [[] for _ in calls]
     elapsed_total, rounds = 0.0, 0

@@ -33,7 +33,7 @@ def operator_macs(call: ForwardCall) -> int:
 
 
 class _CustomMacs(TorchFunctionMode):
-    """A mode that replaces the counter's MACs of an operator by the operator's attribute ``macs``."""
+    """A mode that replaces the counter's MACs by those of an operator's attribute ``macs``."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def _without_mha_fastpath() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
-# FLOP formulas for operators that FlopCounterMode lacks; arguments are shapes, and one MAC is two FLOPs.
+# FLOPs (two per MAC) of operators that FlopCounterMode lacks; arguments are shapes.
 def _matrix_vector(a: Any, b: Any, *_: Any, **__: Any) -> int:
     """Return the FLOPs of a matrix (n, m) or vector (m,) times a vector (m,)."""
     return 2 * prod(a)
@@ -81,7 +81,7 @@ def _addbmm(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 
 def _grid_sample(x: Any, grid: Any, interpolation: int = 0, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Return the FLOPs: two per output value and neighbour (bilinear 2**axes, bicubic 4**axes); 0 for nearest."""
+    """Return two FLOPs per output value and neighbour (bilinear 2**axes, bicubic 4**axes, nearest 0)."""
     axes = len(x) - 2
     return 2 * prod(out_shape) * {0: 2**axes, 1: 0, 2: 4**axes}[interpolation]
 

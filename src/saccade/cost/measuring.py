@@ -25,7 +25,7 @@ COUNTERS = ("true", "thop")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Costs of a network; the latency holds for this machine with ``threads`` threads."""
+    """Costs of a network; latency holds for this machine and ``threads``."""
 
     parameters: int
     trainable: int
@@ -58,7 +58,7 @@ def measure(
 
     Args:
         model: any network.
-        input: size (C, H, W), tensor, tuple or dict of arguments; None for the network's default size.
+        input: size (C, H, W), tensor, tuple or dict of arguments; None for the default size.
         batch: number of images per forward pass, if ``input`` is a size or None.
         runs: number of timed forward passes; None for as many as take ``seconds``, from 10 to 1000.
         seconds: duration of the timing, if ``runs`` is None.
@@ -81,7 +81,7 @@ def measure_all(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> list[Cost]:
-    """Measure several networks; their forward passes alternate, so that other load affects all networks equally.
+    """Measure several networks; their timed runs alternate, so that other load affects all equally.
 
     Arguments are those of :func:`measure`, with ``seconds`` s per network.
 
@@ -121,7 +121,7 @@ def measure_all(
 
 
 def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
-    """Return the number of parameters, and the multiply-adds as in :class:`Cost`."""
+    """Return parameters and multiply-adds, as in :class:`Cost`."""
     if counter == "thop":
         return thop_counts(call.first_image())
     return sum(p.numel() for p in call.model.parameters()), operator_macs(call.first_image())

@@ -1,8 +1,7 @@
 """Peak memory: the largest number of bytes that are live at once.
 
-On CUDA the peak is the allocator's, including kernel workspace. Elsewhere the outputs of operators are counted, so
-machines agree: an output is live until its last reference, autograd's included, is gone. Kernel workspace, which can
-add a third, is then not counted.
+On CUDA the peak is the allocator's, including kernel workspace. Elsewhere operator outputs are counted, each until its
+last reference (autograd's included) is gone; kernel workspace, which can add a third, is not.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def step_memory(call: ForwardCall) -> int | None:
     try:
         with torch.enable_grad():
             return _peak(call, step) if leaves else None
-    except RuntimeError as error:  # no output or operator can be differentiated, or a saved tensor was changed
+    except RuntimeError as error:  # no derivative exists, or a saved tensor was changed
         if is_out_of_memory(error):
             name = type(call.model).__name__
             raise UserError(

@@ -1,9 +1,8 @@
-"""Parameters and multiply-adds as reported by the package ``thop`` (pytorch-OpCounter) and in most papers.
+"""Parameters and multiply-adds as reported by ``thop`` (pytorch-OpCounter) and most papers.
 
 ``thop.profile`` recognises layers by exact type. It leaves out functional operators (matrix products, attention,
 deformable convolution), subclasses of layers, layers that are never called, and parameters of unknown modules. Batch
-norm counts four operations per value. Inside a known layer, submodules add parameters but no
-multiply-adds.
+norm counts four operations per value. Inside a known layer, submodules add only parameters.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _prelu(layer: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _softmax(layer: nn.Softmax, x: Tensor, y: Tensor) -> int:
-    """Return the number of operations: an exponential and a division per value, and n − 1 additions per row of n."""
+    """Return the operations: per value an exponential and a division, per row of n values n − 1 additions."""
     row_length = x.shape[layer.dim if layer.dim is not None else -1]
     return x.numel() // row_length * (3 * row_length - 1)
 

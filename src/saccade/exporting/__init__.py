@@ -4,8 +4,7 @@ Formats: ``onnx``, ``torch`` (a program of ``torch.export``, ``.pt2``) and ``saf
 ``config.json`` for ``saccade.load``). In ``onnx`` and ``torch`` files, plugs become plain operators.
 
 The runtime of the format (onnxruntime, ``torch.export.load``, ``saccade.load``) reads the file from disk. Its outputs
-must agree with the network's within LIMIT; with ``dynamic="all"``, at several image sizes and batch sizes, including
-sizes that violate a condition (guard) recorded by ``torch.export``.
+must agree with the network's within LIMIT, at several image and batch sizes if these are dynamic.
 
 A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files from untrusted sources: ``torch.export.load``
 may unpickle them.

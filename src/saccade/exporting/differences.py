@@ -12,10 +12,10 @@ from saccade.errors import UserError
 __all__ = ["LIMIT", "agrees_if_finite", "difference"]
 
 LIMIT = 1e-4
-"""Largest allowed difference, relative to the largest absolute value of a slice; see :func:`_relative_difference`."""
+"""Largest allowed difference, relative as in :func:`_relative_difference`."""
 
 _MIN_SCALE = 5e-2
-"""Lower bound of a slice's scale, relative to the tensor's largest absolute value.
+"""Lower bound of a divisor, relative to the tensor's largest absolute value.
 
 The bound is needed because a logit near zero inherits the rounding error of the larger terms that it sums.
 """
@@ -50,8 +50,7 @@ def difference(expected: Sequence[Tensor], outputs: Sequence[Tensor], message_pr
 def _relative_difference(expected: Tensor, output: Tensor, axis: int) -> float:
     """Return the largest difference, each divided by the largest absolute value at the same index of ``axis``.
 
-    Division per index (slice) keeps large box coordinates from hiding errors in probabilities. A tensor of fewer than
-    two axes is one slice.
+    Scaled per index, so that large box coordinates do not hide errors in probabilities.
     """
     shape = (1, -1) if expected.ndim < 2 else (expected.shape[axis], -1)
     a, b = (tensor.movedim(axis, 0).reshape(shape) if tensor.ndim > 1 else tensor.reshape(shape)

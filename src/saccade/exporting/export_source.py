@@ -243,7 +243,7 @@ class ExportSource:
         self.wide_size = next((size for size in wide_sizes if self._accepts((1, *size))), None)
 
     def batches(self) -> list[Tensor]:
-        """Return the batches (B, C, H, W) to compare on; sizes and batch sizes vary if they are dynamic.
+        """Return the batches (B, C, H, W) to compare on; dynamic axes vary.
 
         They are one image of native size, three of another size, one wide image, nine of native size, and one batch for
         each of ``guard_violating_sizes``.

@@ -1,7 +1,7 @@
 """Find the guards that ``torch.export`` derives from image sizes, and sizes that violate them.
 
 A size-dependent branch is traced once: the graph contains only the branch that the example took, and ``torch.export``
-keeps the condition as a guard. If the network accepts a size that violates a guard, the file may be wrong at that size.
+keeps the condition as a guard. If the network accepts a size that violates a guard, the file may be wrong there.
 """
 
 from __future__ import annotations

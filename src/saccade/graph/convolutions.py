@@ -41,7 +41,7 @@ def expanded(structure: Structure) -> list[str]:
     """Return the sites of ``expanded``, in order: the widened map of each inverted residual.
 
     An inverted residual is a widening 1×1, a depthwise spatial and a narrowing 1×1 convolution. The site is the last
-    map before the narrowing convolution that is not gated: not yet multiplied by a gate computed from pooled values.
+    map before the narrowing convolution that no pooled gate (squeeze-and-excitation) has scaled.
     """
     trace = structure.trace
     keys: set[ValueKey] = set()
@@ -66,8 +66,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
     an inverted residual ``expanded``.
 
     Returns:
-        Pairs (module path, is_input), in order of execution. The site is the module's input if no module returns the
-        map alone; else the output.
+        Pairs (module path, is_input), in order of execution; the input is used if no module returns the map alone.
     """
     trace = structure.trace
     convolutions = _weighted_convolutions(trace)
@@ -104,7 +103,7 @@ def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[V
 
 
 def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKey]) -> bool:
-    """Return True if all inputs of the module of ``conv`` are in ``keys`` and no other module uses these inputs."""
+    """Return True if all inputs of the module of ``conv`` are in ``keys`` and have no other user."""
     path = conv.call.path
     if path not in structure.maps:
         return False
@@ -176,14 +175,14 @@ def _ancestors(
 
 
 def _last_ungated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the last of ``maps`` that a module returned and that is not gated; empty if there is no such map."""
+    """Return the last ungated module output in ``maps``, in a set; empty if there is none."""
     module_outputs = {call.single_output for calls in structure.maps.values() for call in calls}
     remaining = (maps - _gated(structure, maps)) & module_outputs
     return {max(remaining, key=lambda key: structure.trace.values[key].tick)} if remaining else set()
 
 
 def _gated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the gated maps in ``maps``: computed from a pooled value, directly or through other maps in ``maps``."""
+    """Return the maps computed from a pooled value, directly or through others in ``maps``."""
     values = structure.trace.values
     gated: set[ValueKey] = set()
     for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].tick):
@@ -193,6 +192,6 @@ def _gated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
 
 
 def _is_pooled(trace: Trace, key: ValueKey) -> bool:
-    """Return True if the value was pooled from a map; constants were not pooled."""
+    """Return True if the value was pooled from a map; False for constants."""
     value = trace.values[key]
     return value.is_fixed_size and any(not trace.values[p].is_fixed_size or _is_pooled(trace, p) for p in value.parents)

@@ -36,8 +36,8 @@ class Heads:
     def calls(self) -> list[ModuleCall]:
         """Calls of the heads: modules that read feature maps, with no later such module on the way to the result.
 
-        Search the children of the network; if no child is a head, search the children of the last child that holds
-        maps. A classifier's head and the last stage of a backbone are left out.
+        They are children of the network, else of its last child that holds maps. A classifier's head and the last stage
+        of a backbone are left out.
         """
         scope = next((call for call in self.trace.calls if not call.path), None)
         while scope is not None:
@@ -62,10 +62,7 @@ class Heads:
 
     @cached_property
     def output_maps(self) -> set[ValueKey]:
-        """Final maps: outputs of convolutions that change the channel count, without a later layer or activation.
-
-        Narrow unit outputs in the result are included.
-        """
+        """Outputs of convolutions that change the number of channels, with no later layer; and narrow unit outputs."""
         values = self.trace.values
         last_entries = self._last_entry_ticks(values)
         activated = set(self.trace.activation_inputs)
@@ -107,7 +104,7 @@ class Heads:
     def predictions(self) -> set[ValueKey]:
         """Prediction maps: output maps, outputs of heads, and maps inside a head that keep its inputs' sizes.
 
-        A head that keeps the number of channels may return features; of such a head, only output maps count.
+        If a head keeps the number of channels, it may return features, so only its output maps count.
         """
         values = self.trace.values
         predictions = set(self.output_maps)

@@ -22,11 +22,10 @@ def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tup
     """Return the positional arguments of one forward pass of ``model``.
 
     Args:
-        model: the network; the input takes device and dtype from its first floating-point parameter.
-        input: a size (C, H, W), for which normally distributed pixels are drawn with a fixed seed; None for the size in
-            timm's ``pretrained_cfg``, else 3×224×224, with the channels of the first convolution; a tuple of arguments;
-            or a single argument.
-        batch: number of images, if ``input`` is a size or None.
+        model: network, whose first floating-point parameter gives device and dtype.
+        input: a size (C, H, W), for random pixels with a fixed seed; None for the size in timm's ``pretrained_cfg``,
+            else 3×224×224, with the channels of the first convolution; a tuple of arguments; or one argument.
+        batch: number of random images.
 
     Raises:
         UserError: a size is not three positive integers, ``batch`` is not positive, or there is not enough memory.

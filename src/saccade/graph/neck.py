@@ -10,8 +10,8 @@ __all__ = ["neck", "no_neck_reason"]
 def neck(structure: Structure) -> list[str]:
     """Return the modules whose maps the heads read, in order of execution; [] if no head reads a map.
 
-    Examples: the three maps that YOLO's ``Detect`` reads, the levels of a feature pyramid that were not pooled from
-    another level, the output of U-Net's decoder.
+    Examples: the maps that YOLO's ``Detect`` reads, the unpooled levels of a feature pyramid, the output of U-Net's
+    decoder.
     """
     keys = {key for head in structure.heads.calls for key in structure.heads.maps_read(head)}
     return structure.in_order({path for key in keys if (path := structure.producer([key])) is not None})

@@ -38,8 +38,8 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position, fall back to residual, block, then stage; if the suffix of the paper's
-    position matches no site, use every site of the position. The log and the returned position name the fallback.
+    If the host lacks the paper's position, fall back to residual, block, then stage; if its suffix matches no site,
+    drop the suffix. The log and the returned position name the fallback.
 
     Args:
         inspection: the inspected host.
@@ -108,7 +108,7 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
 
 
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
-    """Return the sites at the paper's position, or at the first fallback that the host has; and the position's name."""
+    """Return the sites and name of the paper's position, or of the first fallback in the host."""
     paper_position = spec.position[position_key(inspection.structure.trace.host, spec)]
     base, stages, _ = _split_stages(paper_position)
     position, suffix = _split_suffix(base)

@@ -20,11 +20,11 @@ class Site:
     """A place for a plug: one feature map (B, C, H, W), the output or input of a module."""
 
     path: str
-    """Path that names the site: of the module that returns the map, or of the module that reads it."""
+    """Path of the module that returns the map; of ``parent`` if no module does."""
     parent: str
-    """Path of the module that gets the plug as a child: ``path``, or a module inside it or after it."""
+    """Path of the module that gets the plug: ``path``, or a module inside or after it."""
     entering: bool
-    """True if the map is the parent's input, False if it is the parent's output."""
+    """True if the map is the parent's input, not its output."""
     channels: int
     size: tuple[int, int]
     """Height and width at the first call, for the input of the inspection."""
@@ -64,7 +64,7 @@ def inspect_network(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module]
 
     Args:
         host: any network.
-        input: as for :func:`saccade.graph.inputs.example_input`, or a dict of keyword arguments.
+        input: as for :func:`.inputs.example_input`, or a dict of keyword arguments.
         is_hidden: function that returns True for modules to treat as identities.
 
     Raises:

@@ -113,8 +113,8 @@ class Structure:
     def units(self) -> list[str]:
         """The repeated units, in order of execution.
 
-        They are the modules with a residual branch and modules like them. If there is no residual branch, they are the
-        innermost modules of a repeated class with two convolutions, else with one.
+        They are the modules with a residual branch and modules like them, else the innermost modules of a repeated
+        class with two convolutions, else with one.
         """
         units_with_addition = {call.path for call, _, _ in self.residual_branches}
         units = {
@@ -182,10 +182,10 @@ class Structure:
         return min(earlier_stages, max(len(self.stages) - 1, 0))
 
     def plug_parent(self, path: str) -> tuple[str, bool] | None:
-        """Return the path of the module that can be the parent of a plug, and True if the map is its input; or None.
+        """Return the path of the module that can hold a plug for the map of ``path``, and True for its input; or None.
 
-        The plug acts on the map that the module at ``path`` returns. A container would run a plug as one of its
-        children, so the parent is the last inner module that returns the map, else the map's only reader.
+        A container would run the plug as a child, so its plug goes to the last inner module that returns the map, else
+        to the map's only reader.
         """
         calls = self.maps[path]
         if not _is_container(calls[0].module):
@@ -286,7 +286,7 @@ class Structure:
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
     def _branch_call(self, key: ValueKey, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """Return the outermost call inside ``unit`` that computed the branch, else the outermost that returned it."""
+        """Return the outermost call inside ``unit`` that computed, or else returned, the branch."""
         returning_calls = [
             call
             for path, calls in self.maps.items()
@@ -332,7 +332,7 @@ class Structure:
         return set()
 
     def _count_convolutions(self, path: str) -> int:
-        """Return the number of inner convolutions and linear layers that return maps; those of gates return vectors."""
+        """Return the number of inner layers that return maps; those of gates return vectors."""
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _LAYER_TYPES) for p, calls in self.maps.items()
         )

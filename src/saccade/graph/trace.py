@@ -1,6 +1,6 @@
-"""A recorded forward pass: the tensors that modules returned, and the tensors from which each was computed.
+"""Recorded forward passes: the tensors that modules returned, and the tensors from which each was computed.
 
-A value is a tensor at one version, because an in-place change makes a new value. Hooks record modules; a
+A value is one version of a tensor, because in-place changes make new values. Hooks record modules; a
 ``TorchFunctionMode`` records the functions between them.
 """
 
@@ -124,7 +124,7 @@ class Trace:
             self.activation_inputs.update(keys)
 
     def record_addition(self, left: ValueKey, right: ValueKey) -> None:
-        """Record the sum of the values at ``left`` and ``right``, if they are maps of one shape."""
+        """Record the sum of two maps of one shape."""
         if not self._stack or self.is_hidden(self._stack[-1].module):
             return
         a, b = self.values.get(left), self.values.get(right)

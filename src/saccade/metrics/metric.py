@@ -1,4 +1,4 @@
-"""Metric: the name, unit, range and function of a score that is computed from the rows of a run."""
+"""Metrics: scores computed from the rows of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Metric"]
 class Metric:
     """A metric of a task: how a score is computed and shown.
 
-    Exactly one of ``values`` and ``score`` is set; with ``values``, the score is the mean of the per-image values.
+    Exactly one of ``values`` and ``score`` is set; the score is the mean of ``values``.
 
     Attributes:
         name: text such as "top-1".
@@ -33,7 +33,7 @@ class Metric:
         digits: number of decimals shown.
         values: function from rows to per-image values (N,), float64.
         score: function from rows to the score.
-        by_class: function from rows to the scores per class (K,), float64, NaN for classes without images; or None.
+        by_class: function from rows to class scores (K,), float64, NaN without images; or None.
     """
 
     name: str

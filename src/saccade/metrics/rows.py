@@ -1,9 +1,8 @@
-"""Rows: the per-image results that a run stores, from which scores are computed.
+"""Rows: the per-image results of a run, from which scores are computed.
 
 Rows are a dictionary of tensors whose first dimension is the N images, such as ``{"predicted": (N,), "label": (N,)}``.
-If images have different numbers of values, the values are concatenated under keys with a prefix, such as
-``found/boxes`` and ``found/scores``; ``found/offsets`` (N + 1,) gives positions: the values of image i are the entries
-offsets[i] to offsets[i + 1] − 1.
+Values of varying number per image are concatenated under keys with a prefix, such as ``found/boxes``; image i has the
+entries offsets[i] to offsets[i + 1] − 1, with ``found/offsets`` (N + 1,).
 The optional key ``group`` (N,) is the group (patient, scene) of each image.
 """
 
