@@ -122,7 +122,7 @@ REFUSED = {
     r"channel; the limit is 1e-04. Export it for one size, dynamic='batch' \(the trace excludes this size: "
     r"Guard failed: x.size\(\)\[2\] % 2 == 0\)",
     ("torch", Parity): r"Parity at 3×3×23×19: the file differs from the network by 5.0e-01 .* % 2 == 0\)",
-    ("onnx", Endless): "Endless at 1×3×20×24: the network itself returns values that are not finite",
+    ("onnx", Endless): "Endless at 1×3×20×24: the network returns values that are not finite",
     ("onnx", Twice): r"Twice does not run on 2×3×20×24: TypeError: .*'again'.*its forward must take one batch"[:47],
     ("onnx", Text): "Text returns no tensor for 2×3×20×24",
 }  # fmt: skip

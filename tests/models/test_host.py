@@ -43,7 +43,7 @@ def test_the_global_generator_decides_the_weights():
         ({"options": {"width": 7}}, "resnet10_small: width must be even and at least 2, got 7"),
         ({"name": "resnet18", "options": {"drop_ratte": 0.1}}, "no option 'drop_ratte'. Did you mean 'drop_rate"),
         ({"name": "convnext_atto", "options": {"depth": 3}}, "ConvNeXt has no option 'depth'. Did you mean 'depths'"),
-        ({"name": "resnet18", "options": {"layers": 3}}, r"could not build it with options \{'layers': 3\}"),
+        ({"name": "resnet18", "options": {"layers": 3}}, r"could not build the network with options \{'layers': 3\}"),
         ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
         ({"pretrained": True, "checkpoint": "x"}, "model.pretrained and model.checkpoint exclude each other"),
         ({"checkpoint": "x", "init_from": "y"}, "model.checkpoint and model.init_from exclude each other"),

@@ -47,7 +47,7 @@ def check(
         spec: SPEC of the mechanism; without it, promises about SPEC are skipped.
         channels: number of channels in most tests.
         options: keyword arguments of ``make``; ``size`` is (H, W).
-        known_failures: maps promise names to reasons; such a promise is recorded as skipped if
+        known_failures: maps promise names to reasons; such a promise counts as skipped if
             broken, as failed if it holds.
 
     Returns:
@@ -70,7 +70,7 @@ def examine(
     known_failures: Mapping[str, str] | None = None,
     promises: Sequence[Callable[[Case], None]] = PROMISES,
 ) -> Iterator[Record]:
-    """Yield the records of :func:`check` for ``promises``, each after its test.
+    """Yield the records of :func:`check` for ``promises``, one by one.
 
     Raises:
         UserError: as in :func:`check`; raised by the call, not by the iteration.

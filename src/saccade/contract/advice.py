@@ -28,7 +28,7 @@ _STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
 def format_error(error: Exception) -> str:
-    """Return one line of text: type and message of ``error``, the source line in the mechanism, and advice."""
+    """Return type and message of ``error``, its source line in the mechanism, and advice, in one line."""
     text = str(error)
     message = next((line.strip() for line in text.splitlines() if line.strip()), "")
     advice = next(

@@ -61,7 +61,7 @@ def refuses_what_it_states(case: Case) -> None:
 
 
 def _nearby_values(value: Any) -> list[Any]:
-    """Return trial values for an option of the type of ``value``."""
+    """Return trial values of the type of ``value``."""
     match value:
         case bool():
             return [not value]

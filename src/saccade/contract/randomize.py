@@ -34,8 +34,7 @@ def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7
     Args:
         network: changed in place.
         seed: seed of the random generator.
-        by: standard deviation of the noise; for parameters of two or more axes, a multiple of their own standard
-            deviation unless that is 0.
+        by: standard deviation of the noise; for matrices, relative to that of the matrix unless it is 0.
         a: value of ``a`` in every plug that has an ``a``.
     """
     generator = torch.Generator().manual_seed(seed)

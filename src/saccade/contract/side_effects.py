@@ -144,7 +144,7 @@ def registers_every_parameter(case: Case) -> None:
 def survives_copying(case: Case) -> None:
     """A deep copy, a pickled copy, and a new module with the loaded state give the same output.
 
-    Torch cannot pickle parametrised modules: for them the promise is skipped if deep copy and loaded state pass.
+    Torch cannot pickle parametrised modules: for them the promise is skipped if the rest holds.
     """
     module, x = case.build_randomized(), case.random_maps()
     y = module(x)

@@ -18,7 +18,7 @@ WARM_UP_RUNS, MIN_RUNS, MAX_RUNS = 2, 10, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySummary:
-    """Percentiles of the latency over ``runs`` forward passes, in milliseconds."""
+    """Latency percentiles of ``runs`` forward passes, in milliseconds."""
 
     median: float
     low: float

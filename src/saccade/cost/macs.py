@@ -112,7 +112,7 @@ _RULES: dict[Any, Callable[..., int]] = {
 
 
 def _torchvision_rules() -> dict[Any, Callable[..., int]]:
-    """Return the rules of torchvision's operators, which exist only once torchvision is imported."""
+    """Return the rules of torchvision's operators, if torchvision is imported."""
     if not hasattr(torch.ops.torchvision, "deform_conv2d"):
         return {}
     return {torch.ops.torchvision.deform_conv2d: _torchvision_deformable}

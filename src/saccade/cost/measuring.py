@@ -1,4 +1,4 @@
-"""Measure all costs of one or several networks."""
+"""Measure all costs of networks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def measure_all(
 
 
 def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
-    """Return parameters and multiply-adds, as in :class:`Cost`."""
+    """Return parameters and MACs, as in :class:`Cost`."""
     if counter == "thop":
         return thop_counts(call.first_image())
     return sum(p.numel() for p in call.model.parameters()), operator_macs(call.first_image())

@@ -105,7 +105,7 @@ class _LiveStorages(TorchDispatchMode):
             self.add_tensor(tensor)
 
     def add_tensor(self, tensor: Tensor) -> None:
-        """Add the storages of ``tensor`` to the live bytes."""
+        """Add the storages of ``tensor``."""
         for tensor_part in _element_tensors(tensor):
             try:
                 storage = tensor_part.untyped_storage()
@@ -116,7 +116,7 @@ class _LiveStorages(TorchDispatchMode):
                 self.add_bytes(storage, storage._cdata, storage.nbytes())
 
     def add_bytes(self, owner: Any, key: int, size: int) -> None:
-        """Add ``size`` bytes; subtract them when ``owner`` is freed."""
+        """Add ``size`` bytes until ``owner`` is freed."""
         if key in self.storages:
             return
 

@@ -45,7 +45,7 @@ def thop_counts(call: ForwardCall) -> tuple[int, int]:
 
     def count_call(module: nn.Module, rule: _Rule, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         called.add(module)
-        # thop registers one hook per parent, so a shared module counts several times.
+        # thop hooks a module once per parent, so shared modules count repeatedly.
         macs[module] += occurrences[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
 
     with preserve_state(call.model), torch.no_grad(), temporary_hooks() as handles:

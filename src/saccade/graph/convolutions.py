@@ -129,7 +129,7 @@ def _modules_returning(structure: Structure, outputs: Set[tuple[ValueKey, Module
 
 
 def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
-    """Return the last value of each path through a unit, with the tick of the unit's entry."""
+    """Return the last value of each path through a unit, with the unit's entry tick."""
     ends = [(branch, unit.entry_tick) for unit, _, branch in structure.residual_branches]
     units_with_addition = {unit for unit, _, _ in structure.residual_branches}
     for unit in structure.units:

@@ -88,7 +88,7 @@ class Heads:
         return output_maps | self._narrow_output_maps()
 
     def _narrow_output_maps(self) -> set[ValueKey]:
-        """Return unit outputs in the result that have fewer channels than other units', and no norm or activation."""
+        """Return unit outputs in the result that have fewer channels than other units', without norm or activation."""
         values = self.trace.values
         unit_outputs = self._outputs_of(self._units)
         non_conv_outputs = self._layer_outputs.difference(self.trace.convolutions)

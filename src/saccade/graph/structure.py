@@ -59,8 +59,8 @@ class Structure:
     def residual_ends(self) -> list[tuple[str, str]]:
         """Pairs of a unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a residual branch to its shortcut. Modules like a unit that have no
-        addition end in their own output.
+        A unit is the innermost module that adds a residual branch to its shortcut; modules like it without an addition
+        end in their own output.
         """
         branches_by_end: dict[str, tuple[str, set[ValueKey | None]]] = {}
         for call, addition, branch in self.residual_branches:
@@ -126,7 +126,7 @@ class Structure:
     def stages(self) -> list[str]:
         """Modules that end the stages, in order: as the host declares, else the last module before each halving.
 
-        Modules before the first unit are the stem; if the network has units, every stage holds a unit. Prediction maps
+        Modules before the first unit are the stem; if there are units, every stage holds one of them. Prediction maps
         do not end a stage.
         """
         first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)

@@ -1,4 +1,4 @@
-"""Recorded forward passes: the tensors that modules returned, and the tensors from which each was computed.
+"""Recorded forward passes: the outputs of modules, and the tensors from which each was computed.
 
 A value is one version of a tensor, because in-place changes make new values. Hooks record modules; a
 ``TorchFunctionMode`` records the functions between them.

@@ -53,7 +53,7 @@ class Metric:
 
     @property
     def span(self) -> float | None:
-        """Largest minus smallest possible score; None if the score is unbounded."""
+        """Largest minus smallest possible score; None if unbounded."""
         return None if self.low is None or self.high is None else self.high - self.low
 
     @property
