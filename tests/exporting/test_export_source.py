@@ -218,6 +218,6 @@ def test_a_network_that_lost_a_plug_is_not_exported(tmp_path):
 
 def test_a_compiled_network_is_refused(tmp_path):
     for network in (torch.compile(Pair()), nn.Sequential(torch.compile(nn.Conv2d(3, 4, 3)))):
-        with pytest.raises(UserError, match="is compiled, all or in part: export the network from before"):
+        with pytest.raises(UserError, match="is compiled, all or in part: export the network before compiling"):
             export(network, tmp_path / "net.onnx", input=(3, 20, 24))
     assert list(tmp_path.iterdir()) == []
