@@ -138,7 +138,10 @@ def registers_every_parameter(case: Case) -> None:
             not new_keys,
             f"a forward pass in {mode} adds {', '.join(new_keys)}: optimisers created earlier lack such keys",
         )
-        expect(not y.requires_grad, "the output requires a gradient although all registered parameters are frozen")
+        expect(
+            not y.requires_grad,
+            "the output requires a gradient although parameters are frozen: a tensor is not a registered parameter",
+        )
 
 
 def survives_copying(case: Case) -> None:
