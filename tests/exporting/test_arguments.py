@@ -35,5 +35,5 @@ def test_networks_that_are_no_networks_yet(make, message, tmp_path):
 
 def test_there_are_as_many_classes_as_logits(tmp_path):
     network = nn.Sequential(Named().conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(UserError, match="there are 2 classes, and the network returns 8 values for an image"):
+    with pytest.raises(UserError, match="classes has 2 names, but the network returns 8 values per image"):
         export(network, tmp_path / "net.onnx", input=(3, 20, 24), classes=["a", "b"])

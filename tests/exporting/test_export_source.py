@@ -115,14 +115,14 @@ REFUSED = {
     ("onnx", Item): r"Item cannot be exported: .*line \d+: return y \* float\(y.max\(\)\)\)",
     ("torch", Array): r"Array cannot be exported: .*numpy.*\(test_export_source.py, line \d+: return torch.from_numpy",
     ("onnx", Decomposed): "ONNX export does not support the operator aten._linalg_svd",
-    ("onnx", FixedSize): r"FixedSize takes images of 3×20×24 only; at another size: .*mat1 and mat2 .*"
-    r"Export it for that size, dynamic='batch'",
-    ("torch", FixedSize): "FixedSize takes images of 3×20×24 only",
+    ("onnx", FixedSize): r"FixedSize accepts only images of 3×20×24; another size fails with: .*mat1 and mat2 .*"
+    r"Export it with dynamic='batch'",
+    ("torch", FixedSize): "FixedSize accepts only images of 3×20×24",
     ("onnx", Parity): r"Parity at 3×3×23×19: the file differs from the network by 5.0e-01 of the largest value of a "
-    r"channel; the limit is 1e-04. Export it for one size, dynamic='batch' \(traced for certain sizes: "
+    r"channel; the limit is 1e-04. Export it for one size, dynamic='batch' \(the trace excludes this size: "
     r"Guard failed: x.size\(\)\[2\] % 2 == 0\)",
     ("torch", Parity): r"Parity at 3×3×23×19: the file differs from the network by 5.0e-01 .* % 2 == 0\)",
-    ("onnx", Endless): "Endless at 1×3×20×24: the network itself returns values that are not finite",
+    ("onnx", Endless): "Endless at 1×3×20×24: the network returns values that are not finite",
     ("onnx", Twice): r"Twice does not run on 2×3×20×24: TypeError: .*'again'.*its forward must take one batch"[:47],
     ("onnx", Text): "Text returns no tensor for 2×3×20×24",
 }  # fmt: skip
@@ -218,6 +218,6 @@ def test_a_network_that_lost_a_plug_is_not_exported(tmp_path):
 
 def test_a_compiled_network_is_refused(tmp_path):
     for network in (torch.compile(Pair()), nn.Sequential(torch.compile(nn.Conv2d(3, 4, 3)))):
-        with pytest.raises(UserError, match="is compiled, all or in part: export the network from before"):
+        with pytest.raises(UserError, match="is compiled, all or in part: export the network before compiling"):
             export(network, tmp_path / "net.onnx", input=(3, 20, 24))
     assert list(tmp_path.iterdir()) == []

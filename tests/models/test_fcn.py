@@ -87,7 +87,7 @@ def test_a_recipe_builds_it():
         *(
             (
                 {"encoder": "resnet18", "levels": n},
-                f"levels = {n}: the encoder resnet18 gives 5 maps; 1 to 5 are needed",
+                f"levels = {n}: the encoder resnet18 has 5 feature maps; give 1 to 5",
             )
             for n in (-1, 0, 6)
         ),

@@ -9,7 +9,7 @@ from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
 from saccade.errors import UserError
-from saccade.models import _host, create_host, find_origin
+from saccade.models import _host, create_host, find_weight_settings
 from saccade.recipe import Model
 
 
@@ -37,13 +37,13 @@ def test_the_global_generator_decides_the_weights():
         ({"name": "resnet10_smal"}, "Did you mean 'resnet10_small'"),
         ({"name": "resnet81"}, "Did you mean 'resnet18'"),
         ({"name": "no such thing at all"}, "timm has no network 'no such thing at all'"),
-        ({"name": "my_nets.build"}, "A function of your own is named my_nets:build"),
+        ({"name": "my_nets.build"}, "To use your own function, write my_nets:build"),
         ({"name": "resnet18.a1_in2k", "pretrained": True}, "Did you mean 'a1_in1k'"),
         ({"options": {"widht": 3}}, "no option 'widht'. Did you mean 'width'"),
         ({"options": {"width": 7}}, "resnet10_small: width must be even and at least 2, got 7"),
         ({"name": "resnet18", "options": {"drop_ratte": 0.1}}, "no option 'drop_ratte'. Did you mean 'drop_rate"),
         ({"name": "convnext_atto", "options": {"depth": 3}}, "ConvNeXt has no option 'depth'. Did you mean 'depths'"),
-        ({"name": "resnet18", "options": {"layers": 3}}, r"could not build it with options \{'layers': 3\}"),
+        ({"name": "resnet18", "options": {"layers": 3}}, r"could not build the network with options \{'layers': 3\}"),
         ({"options": {"num_classes": 3}}, "num_classes follows from the data"),
         ({"pretrained": True, "checkpoint": "x"}, "model.pretrained and model.checkpoint exclude each other"),
         ({"checkpoint": "x", "init_from": "y"}, "model.checkpoint and model.init_from exclude each other"),
@@ -112,12 +112,12 @@ def test_checkpoints_that_do_not_fit(saved, what):
             named, words = path.with_name("weight.safetensors"), "Did you mean 'weights.safetensors'"
         case "corrupt":
             path.write_bytes(b"nonsense" * 9)
-            words = "no readable safetensors file"
+            words = "not a readable safetensors file"
         case "cut":
             path.write_bytes(path.read_bytes()[:-100])
-            words = "no readable safetensors file"
+            words = "not a readable safetensors file"
         case "folder":
-            named, words = path.parent, "no readable safetensors file"
+            named, words = path.parent, "not a readable safetensors file"
         case "foreign":
             save_file({"blocks.0.weight": torch.ones(3)}, path)
             words = "another network .*missing: conv1.weight.*1 unknown: blocks.0.weight"
@@ -147,19 +147,22 @@ STATED = {"mean": "0.5,0.25,0.5", "std": "[0.5, 0.5, 0.5]", "input_size": "3,96,
 def test_the_origin_comes_from_the_file_then_from_timm(saved):
     path, net = saved
     save_file(net.state_dict(), path, STATED)
-    own = find_origin(Model(checkpoint=str(path)))
+    own = find_weight_settings(Model(checkpoint=str(path)))
     assert own.data == {"mean": (0.5, 0.25, 0.5), "std": [0.5, 0.5, 0.5], "size": [96, 64]}
     assert own.options == {"pad_type": "same"}
-    beside = find_origin(Model(name="resnet18", checkpoint=str(path)))
+    beside = find_weight_settings(Model(name="resnet18", checkpoint=str(path)))
     timms = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg("resnet18").to_dict())
     assert beside.data == {**own.data, "interpolation": timms["interpolation"], "crop_pct": timms["crop_pct"]}
     save_file(net.state_dict(), path)
-    assert find_origin(Model(checkpoint=str(path))).data == {}
-    assert find_origin(Model(name="resnet18")) is None
-    found = find_origin(Model(name="convnext_atto", pretrained=True))
+    assert find_weight_settings(Model(checkpoint=str(path))).data == {}
+    assert find_weight_settings(Model(name="resnet18")) is None
+    found = find_weight_settings(Model(name="convnext_atto", pretrained=True))
     assert found.data["size"] == 224
     assert found.data["mean"] == timms["mean"]
-    assert find_origin(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data == found.data
+    assert (
+        find_weight_settings(Model(name="fcn", options={"encoder": "convnext_atto"}, pretrained=True)).data
+        == found.data
+    )
 
 
 def test_classifier_weights_are_loaded_into_an_encoder(tmp_path, caplog):
@@ -195,7 +198,7 @@ def with_facts(num_classes, in_chans, pretrained=False):
 def test_the_origin_of_a_pretrained_user_function():
     name = f"{with_facts.__module__}:with_facts"
     state = torch.random.get_rng_state()
-    found = find_origin(Model(name=name, pretrained=True)).data
+    found = find_weight_settings(Model(name=name, pretrained=True)).data
     assert (found["mean"], found["size"], found["crop_pct"]) == ((0.5, 0.4, 0.3), 8, 0.9)
     torch.testing.assert_close(torch.random.get_rng_state(), state, rtol=0, atol=0)
-    assert find_origin(Model(name=name)) is None
+    assert find_weight_settings(Model(name=name)) is None

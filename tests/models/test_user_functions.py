@@ -127,9 +127,15 @@ def _probabilities(net, logits):
 
 BROKEN = {
     "wrong classes": (lambda: Net(5), "gives (2, 5) for two of them; logits of shape (2, 10) are needed; the data have "
+<<<<<<< tests/models/test_user_functions.py
                       "10 classes: add an argument num_classes"),
     "wrong channels": (lambda num_classes: Net(num_classes, 3), "to have 3 channels, but got 1 channels instead; the "
                        "images have 1 channels: add an argument in_chans"),
+=======
+                      "10 classes: add an argument num_classes to the function"),
+    "wrong channels": (lambda num_classes: Net(num_classes, 3), "to have 3 channels, but got 1 channels instead; the "
+                       "images have 1 channels: add an argument in_chans to the function"),
+>>>>>>> /tmp/_t
     "softmax": (lambda: Net(head=_probabilities), "gives probabilities, which add up to 1 over the classes; logits are "
                 "needed: leave the softmax out"),
     "tuple": (lambda: Net(head=lambda net, x: (x, x)), "gives a tuple of 2; one tensor of logits of shape (2, 10)"),

@@ -1,4 +1,4 @@
-"""The contract of a mechanism: :func:`check` tests a class against the promises in ``promises.py``."""
+"""The contract of a mechanism: :func:`check` tests a class for the properties (promises) in ``promises.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.contract.advice import in_one_line
+from saccade.contract.advice import format_error
 from saccade.contract.harness import BrokenPromiseError, Case, UntestableError
 from saccade.contract.promises import PROMISES
 from saccade.errors import UserError, did_you_mean
@@ -21,14 +21,14 @@ __all__ = ["PROMISES", "Record", "check", "examine"]
 
 @dataclass(frozen=True)
 class Record:
-    """The outcome of one promise."""
+    """Result of testing one promise."""
 
     promise: str
     """Name of the promise's function in :data:`PROMISES`."""
     status: str
     """``passed``, ``failed`` or ``skipped``."""
     reason: str = ""
-    """Reason for a failure or skip, with numbers."""
+    """Reason for ``failed`` or ``skipped``, with numbers."""
 
 
 def check(
@@ -47,14 +47,16 @@ def check(
         spec: SPEC of the mechanism; without it, promises about SPEC are skipped.
         channels: number of channels in most tests.
         options: keyword arguments of ``make``; ``size`` is (H, W).
-        known_failures: maps promise names to reasons; these promises are skipped, or fail if they hold after all.
+        known_failures: maps promise names to reasons; such a promise counts as skipped if
+            broken, as failed if it holds.
 
     Returns:
         One record per promise, in the order of :data:`PROMISES`. The random state is restored; the caches of
         ``torch.compile`` are emptied.
 
     Raises:
-        UserError: ``channels`` or ``options`` lie outside the limits of SPEC, or ``known_failures`` names no promise.
+        UserError: ``channels`` or ``options`` lie outside the limits of SPEC, or a name in ``known_failures`` is not a
+            promise.
     """
     return list(examine(make, spec, channels=channels, options=options, known_failures=known_failures))
 
@@ -68,10 +70,10 @@ def examine(
     known_failures: Mapping[str, str] | None = None,
     promises: Sequence[Callable[[Case], None]] = PROMISES,
 ) -> Iterator[Record]:
-    """Yield the records of :func:`check` for ``promises``, each as soon as it is known.
+    """Yield the records of :func:`check` for ``promises``, one by one.
 
     Raises:
-        UserError: as in :func:`check`; raised by the call, before the first record.
+        UserError: as in :func:`check`; raised by the call, not by the iteration.
     """
     case = Case(make, spec, channels, dict(options or {}))
     failure_reasons = dict(known_failures or {})
@@ -86,7 +88,7 @@ def examine(
 
 
 def _test_promise(promise: Callable[[Case], None], case: Case, failure_reason: str | None) -> Record:
-    """Return the record of one promise."""
+    """Test one promise; return its record."""
     name = promise.__name__
     try:
         with torch.random.fork_rng([]), torch.enable_grad():
@@ -96,7 +98,7 @@ def _test_promise(promise: Callable[[Case], None], case: Case, failure_reason: s
     except Exception as error:  # any exception of the module breaks the promise
         if failure_reason is not None:
             return Record(name, "skipped", f"known failure: {failure_reason}")
-        return Record(name, "failed", str(error) if isinstance(error, BrokenPromiseError) else in_one_line(error))
+        return Record(name, "failed", str(error) if isinstance(error, BrokenPromiseError) else format_error(error))
     if failure_reason is not None:
         return Record(name, "failed", f"listed as a known failure ({failure_reason}), but the promise holds")
     return Record(name, "passed")

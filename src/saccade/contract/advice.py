@@ -9,15 +9,15 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["in_one_line"]
+__all__ = ["format_error"]
 
 _DTYPE_ADVICE = "create tensors in forward() with dtype=x.dtype and device=x.device; keep others as buffers"
 
 ADVICE = {
-    r"numpy|unsupported ScalarType": "numpy has no gradients and no graphs: write it with torch",
-    r"more than 1 value per channel": "saccade.bases.BatchNorm2d, on (B, C, 1, 1), takes one image too",
+    r"numpy|unsupported ScalarType": "numpy breaks gradients and compilation: use torch operators",
+    r"more than 1 value per channel": "use saccade.bases.BatchNorm2d, which accepts a single image with 1×1 maps",
     r"NVIDIA|same device|expected device|same dtype|scalar type": _DTYPE_ADVICE,
-    r"data-dependent": "choose by value with torch.where, and keep numbers as tensors",
+    r"data-dependent": "use torch.where for branches on values, and do not call .item()",
     r"fake tensor in the exported program": "a tensor is detached from the graph, for example by .data",
     r"graph leaves": "the module keeps an output of a forward pass",
 }
@@ -27,8 +27,8 @@ _TORCH, _CONTRACT = Path(torch.__file__).parent, Path(__file__).parent
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 
 
-def in_one_line(error: Exception) -> str:
-    """Return type and message of ``error`` in one line, with its source line in the mechanism and advice."""
+def format_error(error: Exception) -> str:
+    """Return type and message of ``error``, its source line in the mechanism, and advice, in one line."""
     text = str(error)
     message = next((line.strip() for line in text.splitlines() if line.strip()), "")
     advice = next(
@@ -38,8 +38,8 @@ def in_one_line(error: Exception) -> str:
 
 
 def _source_location(error: Exception) -> str:
-    # Messages of torch.compile hold frames of their own.
-    """Return file, line and code of the last frame in the mechanism, in brackets; empty if there is none."""
+    """Return file, line and code of the last frame in the mechanism, in brackets; "" without such a frame."""
+    # torch.compile quotes the user's frames in its messages.
     if frames_in_message := re.findall(r'File "([^"]+)", line (\d+), in \w+\n\s*(\S.*)', str(error)):
         file, line, code = frames_in_message[-1]
         return f" ({Path(file).name}, line {line}: {code})"

@@ -1,4 +1,4 @@
-"""Promises about SPEC: every stated fact holds, and every fact that holds is stated."""
+"""Promises about SPEC: it states exactly the facts that hold."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = [
 
 
 def has_the_parameters_it_states(case: Case) -> None:
-    """The function ``parameters`` beside SPEC returns the number of trainable parameters at every channel count."""
+    """The function ``parameters`` beside SPEC returns the number of trainable parameters."""
     spec = case.require_fact("parameters")
     for channels in (case.channels, 2 * case.channels, 3 * case.channels, case.channels + 1):
         if case.refusal(channels) is None:
             n_parameters = sum(p.numel() for p in case.build(channels).parameters() if p.requires_grad)
-            n_stated = spec.parameters(channels, case.values)
+            n_stated = spec.parameters(channels, case.option_values)
             expect(
                 n_parameters == n_stated,
                 f"{n_parameters} parameters at {channels} channels; the function beside SPEC gives {n_stated}",
@@ -35,12 +35,17 @@ def has_the_parameters_it_states(case: Case) -> None:
 
 
 def refuses_what_it_states(case: Case) -> None:
-    """Near the given options, SPEC's limits raise ValueErrors that start with their text; nothing else is refused."""
+    """For options near the given ones, the constructor raises ValueError exactly where a limit of SPEC applies.
+
+    The message starts with the text of the limit.
+    """
     limits = case.require_fact("limits").limits
     if not limits:
         raise UntestableError("SPEC states no limits")
     nearby_values: dict[str, list[Any]] = {"channels": [1, 2, 3, 5, 8, case.channels + 1]}
-    nearby_values |= {name: case.option_choices(name) or _nearby_values(value) for name, value in case.values.items()}
+    nearby_values |= {
+        name: case.option_choices(name) or _nearby_values(value) for name, value in case.option_values.items()
+    }
     unseen_limits = set(limits)
     for n_options in (1, 2, 3):
         for names in combinations(nearby_values, n_options):
@@ -51,12 +56,12 @@ def refuses_what_it_states(case: Case) -> None:
                 unseen_limits -= {limit for limit in unseen_limits if refusal is not None and refusal.startswith(limit)}
     expect(
         not unseen_limits,
-        f"no option near the given ones is refused by {' or '.join(map(repr, sorted(unseen_limits)))}",
+        f"no option value near the given ones triggers the limit {' or '.join(map(repr, sorted(unseen_limits)))}",
     )
 
 
 def _nearby_values(value: Any) -> list[Any]:
-    """Return values on both sides of ``value``."""
+    """Return trial values of the type of ``value``."""
     match value:
         case bool():
             return [not value]
@@ -68,8 +73,8 @@ def _nearby_values(value: Any) -> list[Any]:
 
 
 def keeps_its_gate_in_range(case: Case) -> None:
-    """The values that pass through the submodule ``tap`` lie in the gate range of SPEC."""
-    interval = case.require_fact("gate").gate_range(case.channels, case.values)
+    """The gate, read at every submodule named ``tap``, lies in the gate range of SPEC."""
+    interval = case.require_fact("gate").gate_range(case.channels, case.option_values)
     if interval is None:
         raise UntestableError("SPEC states no gate")
     for seed in range(3):
@@ -86,15 +91,15 @@ def keeps_its_gate_in_range(case: Case) -> None:
 
 
 def is_neutral_as_stated(case: Case) -> None:
-    """As initialised, the module is the identity, bit for bit in eval and train, if and only if SPEC says so."""
-    is_stated = case.require_fact("neutral").is_neutral(case.values)
+    """As initialised, the module is exactly the identity, in eval and train, if and only if SPEC says neutral."""
+    is_stated_neutral = case.require_fact("neutral").is_neutral(case.option_values)
     torch.default_generator.manual_seed(0)
     module, x = case.build(), case.random_maps(dtype=torch.float32)
     changed = [mode for mode in each_mode(module) if not torch.equal(module(x), x)]
-    if is_stated:
+    if is_stated_neutral:
         expect(not changed, f"SPEC says neutral, but the module changes its input in {' and '.join(changed)}")
     else:
-        expect(bool(changed), "the module is the identity at its start, but SPEC does not say neutral")
+        expect(bool(changed), "the module is the identity at initialisation, but SPEC does not say neutral")
 
 
 def commutes_as_stated(case: Case) -> None:
@@ -103,7 +108,7 @@ def commutes_as_stated(case: Case) -> None:
     Maps have odd and even sides, because a stride of 2 commutes with flips on odd sides.
     """
     symmetries, module = (
-        case.require_fact("equivariant").symmetries(case.channels, case.values),
+        case.require_fact("equivariant").symmetries(case.channels, case.option_values),
         case.build_randomized(),
     )
     maps = [case.random_maps(*size) for size in case.sizes(SIZES[0], (4, 6))]
@@ -114,10 +119,10 @@ def commutes_as_stated(case: Case) -> None:
     }
     for symmetry in SYMMETRIES:
         transform = transforms[symmetry]
-        fitting_maps = [x for x in maps if case.fixed_size is None or transform(x).shape == x.shape]
-        if not fitting_maps:
+        valid_maps = [x for x in maps if case.fixed_size is None or transform(x).shape == x.shape]
+        if not valid_maps:
             continue
-        error = max(distance(module(transform(x)), transform(module(x))) for x in fitting_maps)
+        error = max(distance(module(transform(x)), transform(module(x))) for x in valid_maps)
         if symmetry in symmetries:
             expect(
                 error < TOLERANCE,
@@ -128,6 +133,6 @@ def commutes_as_stated(case: Case) -> None:
 
 
 def _permute_pixels(t: Tensor) -> Tensor:
-    """Permute the pixels of t (B, C, H, W), equally for all maps of one size."""
+    """Permute the pixels of t (B, C, H, W), with one permutation per number of pixels."""
     order = torch.randperm(t[0, 0].numel(), generator=torch.Generator("cpu").manual_seed(2), device="cpu")
     return t.flatten(2)[..., order].view_as(t)

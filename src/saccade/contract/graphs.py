@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.func import functional_call
 
-from saccade.contract.advice import in_one_line
+from saccade.contract.advice import format_error
 from saccade.contract.harness import (
     SIZES,
     TOLERANCE,
@@ -31,14 +31,14 @@ __all__ = ["compiles_whole", "exports_for_any_size"]
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 ROUNDING_FACTOR = 30
-"""Largest error of a gradient, in units of the error that rounding of the last bits causes."""
+"""Largest accepted error of a gradient, as a multiple of the estimated rounding error."""
 
 
 def compiles_whole(case: Case) -> None:
     """``torch.compile(fullgraph=True)`` gives the same values and gradients in train, and compiles at most twice.
 
-    The second size compiles for any size; the third must not compile again. The backend is ``aot_eager``, because the
-    graph is tested and not the compiler. The caches of ``torch.compile`` are emptied.
+    The second size recompiles with dynamic shapes; the third must not recompile. The backend is ``aot_eager``,
+    as only the graph is tested. The caches of ``torch.compile`` are emptied.
     """
     module = case.build_randomized().train()
     rewind = make_rewind(module)
@@ -79,9 +79,10 @@ def compiles_whole(case: Case) -> None:
 
 
 def _rounding_error(module: nn.Module, x: Tensor, name: str, gradient: Tensor, rewind: Callable[[], None]) -> float:
-    """Return the largest change of the gradient by ``name`` under changes of the last bit of input and parameters.
+    """Return the largest change of the gradient of ``name`` if the last bits of input and parameters change.
 
-    In train mode the gradient of a bias before batch norm is only rounding error, which the order of sums changes.
+    In train mode the gradient of a bias before batch norm is only rounding error, and so depends on the order of
+    summation.
     """
     generator, largest = torch.Generator("cpu").manual_seed(2), 0.0
     for _ in range(4):  # one perturbation may round away
@@ -98,7 +99,7 @@ def _rounding_error(module: nn.Module, x: Tensor, name: str, gradient: Tensor, r
 
 
 def exports_for_any_size(case: Case) -> None:
-    """A module exported with dynamic batch, height and width gives the same output at three other sizes."""
+    """The module, exported with dynamic batch, height and width, gives the same output at three other sizes."""
     module, x = case.build_randomized(), case.random_maps()
     axes = AXES if case.fixed_size is None else {0: AXES[0]}
     with _errors_as_broken_promise("torch.export"):
@@ -113,15 +114,15 @@ def exports_for_any_size(case: Case) -> None:
 
 
 @contextlib.contextmanager
-def _errors_as_broken_promise(where: str) -> Iterator[None]:
-    """Raise errors of the block as one-line broken promises; silence logs and prints of torch."""
+def _errors_as_broken_promise(message_prefix: str) -> Iterator[None]:
+    """Turn errors of the block into one-line BrokenPromiseErrors; silence logs and prints of torch."""
     old_level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     except Exception as error:
-        raise BrokenPromiseError(f"{where}: {_explain(error)}") from error
+        raise BrokenPromiseError(f"{message_prefix}: {_explain(error)}") from error
     finally:
         logging.disable(old_level)
 
@@ -131,11 +132,11 @@ def _explain(error: Exception) -> str:
     text = str(error)
     if match := re.search(r"size\(\)\[(\d)\] as dynamic but your code specialized it to be a constant \((\d+)\)", text):
         axis, value = AXES[int(match[1])], match[2]
-        return f"the {axis} becomes the constant {value}: a loop, a branch or int() depends on it"
+        return f"the {axis} becomes the constant {value}: a loop, a branch or int() depends on the {axis}"
     if "fail_on_recompile" in text:
         guard = re.search(r"- \d+/\d+: (.+)", text)
         reason = f" ({guard[1]})" if guard else ""
-        return f"it is compiled again for every size{reason}: a loop, a branch or int() depends on it"
+        return f"the module is compiled again for every size{reason}: a loop, a branch or int() depends on the size"
     if guard := re.search(r"Guard failed: (.+)", text):
-        return f"it branches on the size; the traced branch is valid only for {guard[1]}"
-    return in_one_line(error)
+        return f"forward() branches on the size; the traced branch is valid only for {guard[1]}"
+    return format_error(error)

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from saccade.contract.advice import in_one_line
+from saccade.contract.advice import format_error
 from saccade.specs import Spec
 
 __all__ = [
@@ -23,7 +23,7 @@ SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
 TOLERANCE = 1e-9
 """Largest difference between two float64 results of one function, relative to the largest value."""
 N_DRAWS = 5
-"""Number of random initialisations of which one must pass: a ReLU may be dead on a whole map."""
+"""Number of random initialisations tried; one must pass, because a ReLU may be dead on a whole map."""
 
 
 class BrokenPromiseError(Exception):
@@ -36,7 +36,7 @@ class UntestableError(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """The mechanism under test: its constructor, SPEC, channels and options."""
+    """A mechanism under test: its constructor, SPEC, channels and options."""
 
     make: Callable[..., nn.Module]
     spec: Spec | None
@@ -44,8 +44,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def values(self) -> dict[str, Any]:
-        """Options including defaults, with a ``size`` if SPEC needs one."""
+    def option_values(self) -> dict[str, Any]:
+        """Maps option to value: given or default, with ``size`` if SPEC needs it."""
         try:
             arguments = list(inspect.signature(self.make).parameters.values())[1:]
         except (TypeError, ValueError):
@@ -54,7 +54,7 @@ class Case:
         return defaults | self.options | ({} if self.fixed_size is None else {"size": self.fixed_size})
 
     def option_choices(self, name: str) -> list[Any]:
-        """Return the values of an option's ``Literal`` annotation; [] without one."""
+        """Return the values in an option's ``Literal`` annotation; [] without such an annotation."""
         constructor = self.make.__init__ if isinstance(self.make, type) else self.make  # type: ignore[misc]
         try:
             annotation = get_type_hints(constructor).get(name)
@@ -64,18 +64,18 @@ class Case:
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:
-        """Size (H, W) that the module is built for, if SPEC needs one; else None."""
+        """Size (H, W) that the module is built for if SPEC needs ``size``, else None."""
         if self.spec is None or "size" not in self.spec.needs:
             return None
         height, width = self.options.get("size") or SIZES[0]
         return height, width
 
     def sizes(self, *sizes: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Return ``sizes``, or only the fixed size if there is one."""
+        """Return ``sizes``; only ``fixed_size`` if it is not None."""
         return sizes if self.fixed_size is None else (self.fixed_size,)
 
     def build(self, channels: int | None = None, **options: Any) -> nn.Module:
-        """Build a module with its own initialisation."""
+        """Build a module, initialised by its constructor."""
         size_option = {} if self.fixed_size is None else {"size": self.fixed_size}
         with torch.device("cpu"):  # a global default device may be set
             try:
@@ -111,24 +111,23 @@ class Case:
         return torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(dtype)
 
     def require_fact(self, fact: str) -> Spec:
-        """Return the SPEC if it states ``fact`` for these options.
+        """Return the SPEC, after checking that ``fact`` can be evaluated for these options.
 
         Raises:
-            UntestableError: there is no SPEC, or the function that returns the fact cannot be called with these
-                options.
+            UntestableError: there is no SPEC, or the function that returns the fact needs other options.
         """
         if self.spec is None:
             raise UntestableError("there is no SPEC")
         needs_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
-        values = self.values if fact == "neutral" else {"channels": self.channels, **self.values}
-        if needs_function and (reason := self.spec.missing_arguments(fact, values)) is not None:
+        arguments = self.option_values if fact == "neutral" else {"channels": self.channels, **self.option_values}
+        if needs_function and (reason := self.spec.missing_arguments(fact, arguments)) is not None:
             raise UntestableError(reason)
         return self.spec
 
     def refusal(self, channels: int | None = None, **options: Any) -> str | None:
-        """Return the message of the ValueError that states a limit of SPEC, or None if the module is built.
+        """Build the module; return the message if the constructor raises ValueError for a limit of SPEC, else None.
 
-        Without a SPEC, any ValueError counts.
+        Without a SPEC, any ValueError counts as a limit.
 
         Raises:
             BrokenPromiseError: the constructor raises any other exception.
@@ -142,20 +141,20 @@ class Case:
                 return str(error)
             arguments = {"channels": channels or self.channels, **options}
             raise BrokenPromiseError(
-                f"it cannot be built with {', '.join(f'{name} = {value}' for name, value in arguments.items())}: "
-                f"{in_one_line(error)}; state a limit in SPEC and raise a ValueError that starts with its text"
+                f"cannot be built with {', '.join(f'{name} = {value}' for name, value in arguments.items())}: "
+                f"{format_error(error)}; state a limit in SPEC and raise a ValueError that starts with its text"
             ) from error
         return None
 
 
-def expect(is_kept: bool, message: str) -> None:
-    """Raise :class:`BrokenPromiseError` with ``message`` unless ``is_kept``."""
-    if not is_kept:
+def expect(condition: bool, message: str) -> None:
+    """Raise :class:`BrokenPromiseError` with ``message`` unless ``condition``."""
+    if not condition:
         raise BrokenPromiseError(message)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of a and b (same shape), relative to the largest value; inf if it is undefined."""
+    """Return the largest difference of a and b (same shape), relative to the largest value of b; inf if undefined."""
     if a.shape != b.shape:
         return float("inf")
     largest = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()
@@ -170,7 +169,7 @@ def each_mode(module: nn.Module) -> Iterator[str]:
 
 
 def make_rewind(module: nn.Module) -> Callable[[], None]:
-    """Return a function that restores the seed and the buffers of ``module``, so that a forward pass repeats."""
+    """Return a function that sets the seed to 0 and restores the buffers of ``module``."""
     old_values = {name: buffer.clone() for name, buffer in module.named_buffers()}
 
     def rewind() -> None:
@@ -183,13 +182,13 @@ def make_rewind(module: nn.Module) -> Callable[[], None]:
 
 
 def weighted_sum(y: Tensor) -> Tensor:
-    """Return the sum of y (any shape) under fixed random weights, the same for every dtype."""
+    """Return the sum of y (any shape), weighted by fixed random numbers that do not depend on the dtype."""
     weights = torch.randn(y.shape, generator=torch.Generator("cpu").manual_seed(1), dtype=torch.float64, device="cpu")
     return (y * weights.to(y.dtype)).sum()
 
 
 def gradients(y: Tensor, module: nn.Module, x: Tensor) -> dict[str, Tensor | None]:
-    """Return the gradients of ``weighted_sum(y)`` of y (B, C, H, W), by ``input`` and by parameter name."""
+    """Return the gradients of ``weighted_sum(y)``, y (B, C, H, W), keyed ``input`` (for x) or by parameter name."""
     tensors = {"input": x, **{name: p for name, p in module.named_parameters() if p.requires_grad}}
     gradients = torch.autograd.grad(weighted_sum(y), list(tensors.values()), allow_unused=True)
     return dict(zip(tensors, gradients, strict=True))

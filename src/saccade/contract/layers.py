@@ -1,4 +1,4 @@
-"""The promise about layers: each is called, so that hooks and wrappers take effect."""
+"""The promise about layers: every layer is called, so that hooks and wrappers take effect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.contract.advice import in_one_line
+from saccade.contract.advice import format_error
 from saccade.contract.harness import TOLERANCE, BrokenPromiseError, Case, distance, each_mode, expect, weighted_sum
 
 __all__ = ["calls_its_layers"]
@@ -18,18 +18,18 @@ CALL_ADVICE = "call the layer instead of reading its weight: hooks, pruning, ada
 
 
 def calls_its_layers(case: Case) -> None:
-    """Every submodule with own parameters is called in each forward pass, and layers can be wrapped.
+    """Every submodule with parameters of its own is called in each forward pass, and layers can be wrapped.
 
-    A forward hook must fire in eval and train. With each linear and convolutional layer inside a wrapper without a
-    weight, values in both modes and gradients in eval must stay the same.
+    Forward hooks must fire in eval and train. When a wrapper without an attribute ``weight`` replaces each linear and
+    convolutional layer, outputs in both modes and gradients in eval must stay the same.
     """
     module, called = case.build_randomized(), set[nn.Module]()
-    owners = {name: child for name, child in module.named_modules() if name and _owns_parameters(child)}
-    hooks = [child.register_forward_hook(lambda child, *_: called.add(child)) for child in owners.values()]
+    parameter_owners = {name: child for name, child in module.named_modules() if name and _owns_parameters(child)}
+    hooks = [child.register_forward_hook(lambda child, *_: called.add(child)) for child in parameter_owners.values()]
     for mode in each_mode(module):
         called.clear()
         module(case.random_maps())
-        missed = [name for name, child in owners.items() if child not in called]
+        missed = [name for name, child in parameter_owners.items() if child not in called]
         expect(not missed, f"a forward pass in {mode} does not call {', '.join(missed)}; {CALL_ADVICE}")
     for hook in hooks:
         hook.remove()
@@ -47,7 +47,7 @@ def calls_its_layers(case: Case) -> None:
         except Exception as error:
             raise BrokenPromiseError(
                 f"with a wrapper around each of {', '.join(names)} a forward pass in {mode} fails: "
-                f"{in_one_line(error)}; {CALL_ADVICE}"
+                f"{format_error(error)}; {CALL_ADVICE}"
             ) from error
         difference = distance(wrapped_output, output)
         expect(
@@ -72,7 +72,7 @@ def calls_its_layers(case: Case) -> None:
 
 
 def _owns_parameters(module: nn.Module) -> bool:
-    """Return True if the module has own parameters and a forward; a ParameterList has no forward."""
+    """Return True if the module has parameters of its own and a forward; a ParameterList has no forward."""
     has_forward = type(module).forward is not nn.Module.forward or "forward" in vars(module)
     return has_forward and any(p is not None for p in module._parameters.values())
 

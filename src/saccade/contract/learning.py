@@ -1,4 +1,4 @@
-"""Promises about learning: gradients exist for all parameters, are correct, and training changes the parameters."""
+"""Promises about learning: all parameters get correct gradients, and training changes the parameters."""
 
 from __future__ import annotations
 
@@ -24,21 +24,24 @@ from saccade.contract.harness import (
 __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_parameter"]
 
 MAX_FORWARDS = 1000
-"""Largest number of forward passes until the buffers converge."""
-CONVERGED = 1e-14
-"""Largest change of the output once the buffers have converged; their own error is about its square root."""
+"""Largest number of forward passes run to let the buffers converge."""
+CONVERGED_CHANGE = 1e-14
+"""Largest change of the output at which the buffers count as converged; their error is about its square root."""
 STEPS = 5
-RATE = 0.01
-_PLUG_SCALE = "the plug's a"
+LEARNING_RATE = 0.01
+_PLUG_SCALE_NAME = "the plug's a"
 MIN_CHANGE = 1e-9
-"""Least change that counts: Adam's first step is its rate, 1e-11 for gradients of rounding, 1e-17 for none."""
+"""Smallest parameter change that counts as learning.
+
+Adam's first step is LEARNING_RATE for a real gradient, 1e-11 for rounding noise, 1e-17 for zero.
+"""
 
 
 def reaches_every_parameter(case: Case) -> None:
-    """The input and every parameter get a gradient that is finite and not zero, in eval and train.
+    """The input and every parameter get a finite gradient, in eval and train, that is not zero in eval.
 
-    In train mode a parameter's gradient may be zero, as for a bias before batch norm. One of N_DRAWS initialisations
-    must pass, because a ReLU may be dead on a whole map.
+    In train the input's gradient must not be zero either; a parameter's may be, as for a bias before batch norm. One of
+    N_DRAWS initialisations must pass, because a ReLU may be dead on a whole map.
     """
     failures: dict[str, str] = {}
     for seed in range(N_DRAWS):
@@ -63,8 +66,8 @@ def reaches_every_parameter(case: Case) -> None:
 def has_true_gradients(case: Case) -> None:
     """Gradients of the input and of all parameters equal finite differences, in eval and train.
 
-    All forward passes use the same random numbers and the same converged buffers: the power iteration of spectral
-    normalisation is not differentiated.
+    All forward passes use the same random numbers and buffers. Buffers are converged first: autograd does not
+    differentiate their updates, such as the power iteration of spectral normalisation.
     """
     module, x = case.build_randomized(), case.random_maps(*case.sizes((3, 2))[0]).requires_grad_()
     for mode in each_mode(module):
@@ -100,7 +103,7 @@ def _converge_buffers(module: nn.Module, x: Tensor) -> None:
         torch.default_generator.manual_seed(0)
         with torch.no_grad():
             y = module(x)
-        if last_output is not None and distance(y, last_output) < CONVERGED:
+        if last_output is not None and distance(y, last_output) < CONVERGED_CHANGE:
             return
         last_output = y
 
@@ -118,43 +121,44 @@ def _repeatable_forward(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
 
 
 def learns_from_a_neutral_start(case: Case) -> None:
-    """In a plug with a neutral start, five optimiser steps change every parameter, the plug's ``a`` included.
+    """In a plug with a neutral start, five optimiser steps change every parameter, including the plug's ``a``.
 
-    The plug computes y = f + a·(m(f) − f) with a = 0, or m(f) if SPEC says neutral. A bias before batch norm need only
-    change in eval. One of N_DRAWS initialisations must pass, because ``plug`` redraws dead ReLUs.
+    The plug computes y = f + a·(m(f) − f) with a = 0, or m(f) if SPEC says neutral. Each parameter must
+    change in eval or in train; a bias before batch norm cannot change in train. One of N_DRAWS initialisations must
+    pass, because ``plug`` redraws dead ReLUs.
     """
-    without_plug = case.spec is not None and case.require_fact("neutral").is_neutral(case.values)
+    is_neutral = case.spec is not None and case.require_fact("neutral").is_neutral(case.option_values)
     unchanged: set[str] = set()
     for seed in range(N_DRAWS):
         unchanged = set.intersection(
-            *(_unchanged_parameters(case, seed, training, without_plug) for training in (True, False))
+            *(_unchanged_parameters(case, seed, training, is_neutral) for training in (True, False))
         )
         if not unchanged:
             return
     names = ", ".join(sorted(unchanged))
     expect(
-        _PLUG_SCALE not in unchanged,
-        f"not changed by {STEPS} steps: {names}; the module starts as the identity, so a plug's a = 0 has no gradient "
-        "unless SPEC says neutral",
+        _PLUG_SCALE_NAME not in unchanged,
+        f"not changed by {STEPS} steps: {names}; the module starts as the identity, so a = 0 gets no gradient; state "
+        "neutral in SPEC, and the plug adds no a",
     )
     expect(False, f"not changed by {STEPS} steps from a neutral start: {names}")
 
 
-def _unchanged_parameters(case: Case, seed: int, training: bool, without_plug: bool) -> set[str]:
-    """Return the parameters that a few steps towards a random map do not change."""
+def _unchanged_parameters(case: Case, seed: int, training: bool, is_neutral: bool) -> set[str]:
+    """Return the names of the parameters that a few steps towards a random target do not change."""
     torch.default_generator.manual_seed(seed)
     module, f = case.build().double().train(training), case.random_maps(seed=seed)
     target = case.random_maps(*f.shape[2:], seed=seed + 1)
     learnable: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     a = torch.zeros(1, dtype=f.dtype, device="cpu", requires_grad=True)
-    if not without_plug:
-        learnable[_PLUG_SCALE] = a
+    if not is_neutral:
+        learnable[_PLUG_SCALE_NAME] = a
     if not learnable:
-        raise UntestableError("there are no parameters: the module has none, and a plug adds none if SPEC says neutral")
+        raise UntestableError("the module has no parameters, and a plug adds none because SPEC says neutral")
     old_values = {name: p.detach().clone() for name, p in learnable.items()}
-    optimizer = torch.optim.Adam(learnable.values(), lr=RATE)
+    optimizer = torch.optim.Adam(learnable.values(), lr=LEARNING_RATE)
     for _ in range(STEPS):
-        y = module(f) if without_plug else blend(f, module(f), a)
+        y = module(f) if is_neutral else blend(f, module(f), a)
         optimizer.zero_grad()
         F.mse_loss(y, target).backward()
         optimizer.step()

@@ -10,27 +10,27 @@ from saccade.contract.harness import SIZES, TOLERANCE, Case, distance, each_mode
 __all__ = ["agrees_under_autocast", "keeps_dtype", "stays_finite", "takes_channels_last"]
 
 OUTPUT_TOLERANCE = 2.0**-5
-"""Largest relative error of an output: sixteen bfloat16 roundings of 2⁻⁹ in one direction."""
+"""Largest relative error of an output: sixteen bfloat16 roundings (2⁻⁹ each) that add up."""
 GRADIENT_TOLERANCE = 0.5
-"""Largest relative error of a gradient: rounding that moves a maximum or a sampling point makes it jump."""
+"""Largest relative error of a gradient: it jumps if rounding moves a maximum or a sampling point."""
 LAYOUT_TOLERANCE = 1e-12
 """Largest relative difference between two orders of summation in float64."""
 
 
 def keeps_dtype(case: Case) -> None:
-    """The output has the input's dtype: float64, float32, bfloat16, the last two under autocast too, in both modes."""
+    """The output has the input's dtype: float64, float32 or bfloat16; under autocast float32 or bfloat16."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         module = case.build_randomized(dtype=dtype)
         for mode in each_mode(module):
-            _expect_dtype(module(case.random_maps(dtype=dtype)), dtype, f" in {mode}")
+            _expect_dtype_and_finite(module(case.random_maps(dtype=dtype)), dtype, f" in {mode}")
     module = case.build_randomized(dtype=torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         for mode in each_mode(module):
             for dtype in (torch.float32, torch.bfloat16):
-                _expect_dtype(module(case.random_maps(dtype=dtype)), dtype, f" under autocast in {mode}")
+                _expect_dtype_and_finite(module(case.random_maps(dtype=dtype)), dtype, f" under autocast in {mode}")
 
 
-def _expect_dtype(y: Tensor, dtype: torch.dtype, when: str) -> None:
+def _expect_dtype_and_finite(y: Tensor, dtype: torch.dtype, when: str) -> None:
     """Expect y (B, C, H, W) to be finite and of ``dtype``."""
     expect(y.dtype == dtype, f"{dtype} comes out as {y.dtype}{when}")
     expect(bool(y.isfinite().all()), f"{dtype} comes out with values that are not finite{when}")
@@ -60,7 +60,7 @@ def agrees_under_autocast(case: Case) -> None:
 
 
 def _expect_near(tensors: list[Tensor], expected: list[Tensor], tolerance: float, name: str) -> None:
-    """Expect ``tensors``, as one vector, to be finite and within ``tolerance`` of ``expected`` (relative)."""
+    """Expect ``tensors``, concatenated, to be finite and within the relative ``tolerance`` of ``expected``."""
     if expected:
         a, b = (torch.cat([tensor.detach().flatten().double() for tensor in group]) for group in (tensors, expected))
         expect(bool(a.isfinite().all()), f"{name} has values that are not finite under autocast")
@@ -72,7 +72,7 @@ def _expect_near(tensors: list[Tensor], expected: list[Tensor], tolerance: float
 
 
 def takes_channels_last(case: Case) -> None:
-    """The output of a channels_last map is channels_last, that of a contiguous map contiguous; values are the same."""
+    """channels_last maps give channels_last outputs, contiguous maps give contiguous outputs of the same values."""
     module, x = case.build_randomized(), case.random_maps().requires_grad_()
     expected = module(x)
     expect(expected.is_contiguous(), "the output of a contiguous map is not contiguous: call .contiguous() on it")
@@ -93,7 +93,7 @@ def takes_channels_last(case: Case) -> None:
 
 
 def stays_finite(case: Case) -> None:
-    """Values and gradients are finite in float32, eval and train, for a map that is 1×1, zero or constant."""
+    """Values and gradients are finite in float32, eval and train, for 1×1, zero and constant maps."""
     module = case.build_randomized(dtype=torch.float32)
     (size,) = case.sizes(SIZES[0])
     random_map = case.random_maps(*size, dtype=torch.float32)

@@ -1,6 +1,6 @@
-"""The promises, in the order they are tested.
+"""The promises, in the order of testing.
 
-Each is a function of a :class:`~saccade.contract.harness.Case` that raises unless the statement in its docstring holds.
+A promise is a function of a :class:`~saccade.contract.harness.Case` that raises unless its docstring is true.
 Unless a promise concerns initialisation, parameters and running statistics are randomised, because zeros hide errors in
 later layers.
 """

@@ -1,4 +1,4 @@
-"""Random states of a network under test: fresh norms, biases and statistics hide the errors of a wrong plug."""
+"""Randomise a network under test: freshly initialised norms, biases and statistics would hide errors of a plug."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def randomize(host: Network, seed: int = 1) -> Network:
-    """Draw the norms, biases, scales and running statistics of ``host`` in place, and return it.
+    """Replace norms, biases, scales and running statistics of ``host`` by random values, in place; return ``host``.
 
-    Other parameters that hold one value throughout (layer scale, skip gain, last norm at zero) are drawn too.
+    Other parameters are replaced only if all their values are equal.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -29,13 +29,13 @@ def randomize(host: Network, seed: int = 1) -> Network:
 
 
 def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7) -> Network:
-    """Add noise to every parameter of ``network`` and draw its running statistics, as if trained; return it.
+    """Add noise to every parameter of ``network`` and randomise its running statistics; return ``network``.
 
     Args:
         network: changed in place.
-        seed: seed of the draws.
-        by: standard deviation of the noise, in units of a matrix's own (1 where that is 0).
-        a: value of ``a`` in every plug that has one.
+        seed: seed of the random generator.
+        by: standard deviation of the noise; for matrices, relative to that of the matrix unless it is 0.
+        a: value of ``a`` in every plug that has an ``a``.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def perturb(network: Network, seed: int = 3, *, by: float = 0.05, a: float = 0.7
 
 
 def _draw_statistics(network: nn.Module, scale: float, generator: torch.Generator) -> None:
-    """Draw running means with deviation ``scale`` and running variances between 0.5 and 2."""
+    """Draw running means with standard deviation ``scale``, and running variances between 0.5 and 2, at random."""
     for name, buffer in network.named_buffers():
         if name.endswith("running_mean"):
             buffer.copy_(torch.empty(buffer.shape).normal_(0, scale, generator=generator))

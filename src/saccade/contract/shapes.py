@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from saccade.contract.advice import in_one_line
+from saccade.contract.advice import format_error
 from saccade.contract.harness import (
     SIZES,
     TOLERANCE,
@@ -44,17 +44,17 @@ def keeps_shape(case: Case) -> None:
                     raise
                 accepted_note = f", although {accepted_shapes[-1]} was accepted" if accepted_shapes else ""
                 raise BrokenPromiseError(
-                    f"{shape} is refused in {mode}{accepted_note}: {in_one_line(error)}; "
+                    f"{shape} is refused in {mode}{accepted_note}: {format_error(error)}; "
                     "a mechanism takes maps of any size, unless its SPEC needs the size"
                 ) from error
-            expect(isinstance(y, Tensor), f"returns {type(y).__name__}, not one tensor, in {mode}")
+            expect(isinstance(y, Tensor), f"forward returns {type(y).__name__}, not one tensor, in {mode}")
             expect(y.shape == x.shape, f"{shape} comes out as {tuple(y.shape)} in {mode}")
             expect(bool(y.isfinite().all()), f"{shape} comes out with values that are not finite in {mode}")
             accepted_shapes.append(str(shape))
 
 
 def takes_one_image(case: Case) -> None:
-    """A batch of one image works in eval and train, also for 1×1 maps."""
+    """A batch of one image gives finite output in eval and train, also for 1×1 maps."""
     module = case.build_randomized()
     for mode in each_mode(module):
         for size in case.sizes((1, 1), (5, 3)):
@@ -72,13 +72,13 @@ def takes_an_empty_batch(case: Case) -> None:
                 y = module(x)
                 all_gradients = gradients(y, module, x)
         except Exception as error:
-            raise BrokenPromiseError(f"an empty batch {tuple(x.shape)} in {mode}: {in_one_line(error)}") from error
+            raise BrokenPromiseError(f"an empty batch {tuple(x.shape)} in {mode}: {format_error(error)}") from error
         expect(y.shape == x.shape, f"an empty batch {tuple(x.shape)} comes out as {tuple(y.shape)} in {mode}")
         for name, gradient in all_gradients.items():
             is_zero = gradient is None or not bool(gradient.any())
             expect(is_zero, f"the gradient of {name} for an empty batch in {mode} is not zero")
-        broken = [name for name, buffer in module.named_buffers() if not bool(buffer.isfinite().all())]
-        expect(not broken, f"an empty batch in {mode} leaves {', '.join(broken)} not finite")
+        nonfinite_buffers = [name for name, buffer in module.named_buffers() if not bool(buffer.isfinite().all())]
+        expect(not nonfinite_buffers, f"an empty batch in {mode} leaves {', '.join(nonfinite_buffers)} not finite")
 
 
 def runs_on_meta(case: Case) -> None:
@@ -91,7 +91,7 @@ def runs_on_meta(case: Case) -> None:
             is_on_meta = y.is_meta
             (gradient,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
         except Exception as error:
-            raise BrokenPromiseError(f"on the meta device in {mode}: {in_one_line(error)}") from error
+            raise BrokenPromiseError(f"on the meta device in {mode}: {format_error(error)}") from error
         expect(
             is_on_meta and y.shape == x.shape, f"{tuple(x.shape)} on meta comes out as {tuple(y.shape)} on {y.device}"
         )
@@ -99,7 +99,7 @@ def runs_on_meta(case: Case) -> None:
 
 
 def treats_images_apart(case: Case) -> None:
-    """In eval the output for an image does not depend on the other images of the batch."""
+    """In eval an image's output does not depend on the other images of the batch."""
     module, x = case.build_randomized(), case.random_maps(batch=3)
     single_outputs = torch.cat([module(image[None]) for image in x])
     error = distance(module(x), single_outputs)
@@ -107,7 +107,7 @@ def treats_images_apart(case: Case) -> None:
 
 
 def takes_any_channels(case: Case) -> None:
-    """8, 16, 64 and 257 channels, within the limits of SPEC, work, with finite values and gradients.
+    """8, 16, 64 and 257 channels, if within the limits of SPEC, give finite values and gradients.
 
     Without a SPEC, a ValueError of the constructor counts as a limit.
     """
@@ -128,11 +128,11 @@ def takes_any_channels(case: Case) -> None:
         try:
             y = module(x)
         except Exception as error:
-            raise BrokenPromiseError(f"it fails at {channels} channels: {in_one_line(error)}") from error
+            raise BrokenPromiseError(f"the module fails at {channels} channels: {format_error(error)}") from error
         expect(y.shape == x.shape, f"{tuple(x.shape)} comes out as {tuple(y.shape)}")
         expect(bool(y.isfinite().all()), f"values that are not finite at {channels} channels")
         for name, gradient in gradients(y, module, x).items():
             is_finite = gradient is None or bool(gradient.isfinite().all())
             expect(is_finite, f"the gradient of {name} is not finite at {channels} channels")
     if not n_tested:
-        raise UntestableError(f"none of {', '.join(map(str, CHANNELS))} channels lies inside its limits")
+        raise UntestableError(f"none of {', '.join(map(str, CHANNELS))} channels is within the limits")

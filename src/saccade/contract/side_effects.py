@@ -51,14 +51,15 @@ def leaves_its_input_alone(case: Case) -> None:
 
 
 def lets_its_output_be_changed(case: Case) -> None:
-    """In-place changes of the output, as in a host, change neither the input nor a gradient, in both modes."""
+    """Changing the output in place, as the next layer may, changes neither the input nor a gradient, in both modes."""
     module, x = case.build_randomized(), case.random_maps().requires_grad_()
     rewind = make_rewind(module)
     for mode in each_mode(module):
         rewind()
+        # x * 1, because inside a host the input is not a leaf.
         expected = gradients(F.relu(module(x * 1)), module, x)
         rewind()
-        inner_input = x * 1  # inside a host the input is not a leaf
+        inner_input = x * 1
         y = module(inner_input)
         old_input = inner_input.detach().clone()
         y = F.relu(y, inplace=True)
@@ -77,11 +78,13 @@ def keeps_nothing_between_calls(case: Case) -> None:
     """After a forward pass the module holds no new tensor, and its input can be freed."""
     module = case.build_randomized()
     for mode in each_mode(module):
-        old_ids = _unregistered_tensors(module)
+        old_ids_by_name = _unregistered_tensors(module)
         x = case.random_maps()
         input_ref = weakref.ref(x)
         module(x)
-        new_names = sorted(name for name, ids in _unregistered_tensors(module).items() if ids != old_ids.get(name))
+        new_names = sorted(
+            name for name, ids in _unregistered_tensors(module).items() if ids != old_ids_by_name.get(name)
+        )
         expect(not new_names, f"a forward pass in {mode} leaves a tensor in {', '.join(new_names)}")
         del x
         if input_ref() is not None:
@@ -90,7 +93,7 @@ def keeps_nothing_between_calls(case: Case) -> None:
 
 
 def answers_the_same_twice(case: Case) -> None:
-    """In eval the same map gives the same output bit for bit, after any other map, and no buffer changes."""
+    """In eval, equal maps give exactly equal outputs, even after another map, and no buffer changes."""
     module, x = case.build_randomized(), case.random_maps()
     state = copy.deepcopy(module.state_dict())
     first_output = module(x)
@@ -101,7 +104,7 @@ def answers_the_same_twice(case: Case) -> None:
 
 
 def leaves_the_generator_alone(case: Case) -> None:
-    """A forward pass draws no random number in eval and does not seed the global generator in train."""
+    """A forward pass draws no random numbers in eval, and does not seed the global generator in train."""
     module, x = case.build_randomized(), case.random_maps()
     old_state = torch.get_rng_state()
     module(x)
@@ -119,7 +122,7 @@ def leaves_the_generator_alone(case: Case) -> None:
 
 
 def registers_every_parameter(case: Case) -> None:
-    """All tensors are parameters and buffers, registered before the first forward pass."""
+    """Every tensor of the module is a parameter or buffer, registered before the first forward pass."""
     module = case.build_randomized()
     unregistered = sorted(_unregistered_tensors(module))
     expect(
@@ -131,14 +134,20 @@ def registers_every_parameter(case: Case) -> None:
     for mode in each_mode(module):
         y = module(case.random_maps())
         new_keys = sorted(set(module.state_dict()) - old_keys)
-        expect(not new_keys, f"a forward pass in {mode} adds {', '.join(new_keys)}: an optimiser made before lacks it")
-        expect(not y.requires_grad, "a tensor that is not a registered parameter requires a gradient")
+        expect(
+            not new_keys,
+            f"a forward pass in {mode} adds {', '.join(new_keys)}: optimisers created earlier lack such keys",
+        )
+        expect(
+            not y.requires_grad,
+            "the output requires a gradient although parameters are frozen: a tensor is not a registered parameter",
+        )
 
 
 def survives_copying(case: Case) -> None:
     """A deep copy, a pickled copy, and a new module with the loaded state give the same output.
 
-    Torch cannot pickle parametrised modules: these are reported as skipped if the other two hold.
+    Torch cannot pickle parametrised modules: for them the promise is skipped if the rest holds.
     """
     module, x = case.build_randomized(), case.random_maps()
     y = module(x)
@@ -158,7 +167,7 @@ def survives_copying(case: Case) -> None:
 
 
 def is_drawn_by_the_seed(case: Case) -> None:
-    """The same seed of torch's generator builds the same module; another seed changes every random value."""
+    """Equal seeds of torch's generator build equal modules; another seed changes every random value."""
     states, draws, states_after = [], [], []
     for seed in (3, 3, 4):
         torch.default_generator.manual_seed(seed)
@@ -177,7 +186,7 @@ def is_drawn_by_the_seed(case: Case) -> None:
 
 
 class _RandomDrawRecorder(TorchDispatchMode):
-    """A mode that records random tensors, except those of one value."""
+    """A mode that records random tensors, except constant ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +196,7 @@ class _RandomDrawRecorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # Single numbers are skipped: two seeds may draw the same.
+        # Single numbers are skipped: two seeds may draw equal ones.
         if (
             torch.Tag.nondeterministic_seeded in func.tags
             and result.is_floating_point()
@@ -198,7 +207,7 @@ class _RandomDrawRecorder(TorchDispatchMode):
 
 
 def _unregistered_tensors(module: nn.Module) -> dict[str, list[int]]:
-    """Return the ids of unregistered tensors by attribute path."""
+    """Return the ids of unregistered tensors, by attribute path."""
     return {
         f"{path}.{name}".lstrip("."): ids
         for path, child in module.named_modules()

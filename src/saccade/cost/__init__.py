@@ -1,9 +1,8 @@
 """Costs of a network: parameters, multiply-adds, latency, peak memory.
 
-Multiply-adds (MACs) are those of convolutions, linear layers, products of matrices and vectors, attention, deformable
-convolutions and ``grid_sample`` (four per bilinear sample). Norms, activations, pooling, resizing, softmax and other
-elementwise work are not counted. ResNet-50 at 224×224 has 4.089 G; counters that include batch norm report 4.11 G. The
-counter ``thop`` gives the figures most papers print.
+Multiply-adds (MACs) are counted for convolutions, linear layers, matrix and vector products, attention, deformable
+convolutions and ``grid_sample`` (four per bilinear sample); norms, pooling, resizing and elementwise work are not.
+ResNet-50 at 224×224 has 4.089 G MACs (4.11 G with batch norm). The counter ``thop`` gives most papers' figures.
 """
 
 from saccade.cost.latency import LatencySummary

@@ -1,4 +1,4 @@
-"""A network together with the arguments of one forward pass."""
+"""Forward passes to measure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ForwardCall"]
 
 @dataclass(frozen=True)
 class ForwardCall:
-    """A network together with the arguments of one forward pass."""
+    """A network and the arguments of one forward pass."""
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -26,7 +26,7 @@ class ForwardCall:
 
     @classmethod
     def build(cls, model: nn.Module, input: Any, batch: int) -> ForwardCall:
-        """Return the call for ``input``, interpreted as in :func:`saccade.measure`."""
+        """Return the call for ``input``: a size (C, H, W), a tensor, a tuple or dict of arguments, or None."""
         check_network(model, "the model")
         if isinstance(input, Mapping):
             return cls(model, (), dict(input))
@@ -39,11 +39,11 @@ class ForwardCall:
 
     @property
     def device(self) -> torch.device:
-        """Device of the first parameter, CPU without one."""
+        """Device of the first parameter; the CPU if the model has no parameters."""
         return next((p.device for p in self.model.parameters()), torch.device("cpu"))
 
     def first_image(self) -> ForwardCall:
-        """Return the call on the first image of the batch; other inputs stay as they are."""
+        """Return the call on the first image; unchanged unless the input is one image batch."""
         return ForwardCall(self.model, (self.args[0][:1],), {}) if self.is_image_batch else self
 
     @property

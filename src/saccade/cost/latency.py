@@ -1,4 +1,4 @@
-"""Latency of a forward pass; compared networks are timed alternately."""
+"""Latency of forward passes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WARM_UP_RUNS, MIN_RUNS, MAX_RUNS = 2, 10, 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LatencySummary:
-    """Milliseconds of a forward pass over ``runs`` runs."""
+    """Latency percentiles of ``runs`` forward passes, in milliseconds."""
 
     median: float
     low: float
@@ -29,7 +29,10 @@ class LatencySummary:
 
 
 def time_calls(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:
-    """Return the milliseconds of each run of each call, alternating between calls, over ``seconds`` s or ``runs``."""
+    """Return the milliseconds of every run, one list per call; calls alternate.
+
+    Each call runs ``runs`` times; if None, for about ``seconds`` s, 10 to 1000 times.
+    """
     milliseconds: list[list[float]] = [[] for _ in calls]
     elapsed_total, rounds = 0.0, 0
     # Not inference mode: tensors that a network caches, such as anchors, must stay usable in training.
@@ -60,5 +63,5 @@ def _synchronize(device: torch.device) -> None:
 
 def summarize(times: list[float]) -> LatencySummary:
     """Return the median and the 5th and 95th percentile of ``times`` in milliseconds."""
-    twentieths = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
-    return LatencySummary(median=statistics.median(times), low=twentieths[0], high=twentieths[-1], runs=len(times))
+    quantiles = statistics.quantiles(times, n=20, method="inclusive") if len(times) > 1 else times
+    return LatencySummary(median=statistics.median(times), low=quantiles[0], high=quantiles[-1], runs=len(times))

@@ -1,4 +1,4 @@
-"""Multiply-adds computed by the operators of one forward pass."""
+"""Multiply-adds (MACs) of one forward pass, counted per operator."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ aten = torch.ops.aten
 
 
 def operator_macs(call: ForwardCall) -> int:
-    """Return PyTorch's count of multiply-adds, with operators of own cost (``saccade.ops.macs``) counted by that.
+    """Return PyTorch's MAC count; an operator with an attribute ``macs`` (``saccade.ops.macs``) is counted by it.
 
     Raises:
         UserError: the network fails on the input.
     """
     counter = FlopCounterMode(display=False, custom_mapping={**_RULES, **_torchvision_rules()})
-    own_costs = _OwnCosts(counter)
-    with preserve_state(call.model), torch.no_grad(), _without_mha_fastpath(), counter, own_costs:
+    custom_macs = _CustomMacs(counter)
+    with preserve_state(call.model), torch.no_grad(), _without_mha_fastpath(), counter, custom_macs:
         call.run_checked()
-    return counter.get_total_flops() // 2 + own_costs.correction
+    return counter.get_total_flops() // 2 + custom_macs.correction
 
 
-class _OwnCosts(TorchFunctionMode):
-    """A mode that replaces the counter's cost of an operator by its attribute ``macs``."""
+class _CustomMacs(TorchFunctionMode):
+    """A mode that replaces the counter's MACs by those of an operator's attribute ``macs``."""
 
     def __init__(self, counter: FlopCounterMode) -> None:
         super().__init__()
@@ -44,11 +44,13 @@ class _OwnCosts(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        own_macs: Callable[..., int] | None = getattr(func, "macs", None)
+        count_operator_macs: Callable[..., int] | None = getattr(func, "macs", None)
         counted_before = self.counter.get_total_flops()
         result = func(*args, **kwargs)
-        if own_macs is not None:
-            self.correction += own_macs(*args, **kwargs) - (self.counter.get_total_flops() - counted_before) // 2
+        if count_operator_macs is not None:
+            self.correction += (
+                count_operator_macs(*args, **kwargs) - (self.counter.get_total_flops() - counted_before) // 2
+            )
         return result
 
 
@@ -63,9 +65,9 @@ def _without_mha_fastpath() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
-# Rules that PyTorch's counter lacks, in its unit: two operations per multiply-add.
+# FLOPs (two per MAC) of operators that FlopCounterMode lacks; arguments are shapes.
 def _matrix_vector(a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Return the cost of a matrix (n, m) or vector (m,) times a vector (m,)."""
+    """Return the FLOPs of a matrix (n, m) or vector (m,) times a vector (m,)."""
     return 2 * prod(a)
 
 
@@ -74,24 +76,24 @@ def _addmv(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
 
 
 def _addbmm(c: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Return the cost of the sum over the batch of (b, n, m) @ (b, m, p)."""
+    """Return the FLOPs of the sum over the batch of (b, n, m) @ (b, m, p)."""
     return 2 * prod(a) * b[-1]
 
 
 def _grid_sample(x: Any, grid: Any, interpolation: int = 0, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    """Return the cost: 2**axes neighbours per sample (bilinear), none (nearest) or 4**axes (bicubic)."""
+    """Return two FLOPs per output value and neighbour (bilinear 2**axes, bicubic 4**axes, nearest 0)."""
     axes = len(x) - 2
     return 2 * prod(out_shape) * {0: 2**axes, 1: 0, 2: 4**axes}[interpolation]
 
 
 def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
-    """Return the cost of both products for q (B, heads, N, d), k (B, heads, M, d) and v (B, heads, M, e)."""
+    """Return the FLOPs of (q·kᵀ)·v for q (B, heads, N, d), k (B, heads, M, d) and v (B, heads, M, e)."""
     return 2 * prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
 
 
 def _torchvision_deformable(x: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-    positions = out_shape[0] * out_shape[2] * out_shape[3]
-    return 2 * positions * (prod(weight) + 4 * x[1] * weight[2] * weight[3])
+    n_output_pixels = out_shape[0] * out_shape[2] * out_shape[3]
+    return 2 * n_output_pixels * (prod(weight) + 4 * x[1] * weight[2] * weight[3])
 
 
 _RULES: dict[Any, Callable[..., int]] = {
@@ -110,7 +112,7 @@ _RULES: dict[Any, Callable[..., int]] = {
 
 
 def _torchvision_rules() -> dict[Any, Callable[..., int]]:
-    """Return the rules of torchvision's operators, which exist only once it is imported."""
+    """Return the rules of torchvision's operators, if torchvision is imported."""
     if not hasattr(torch.ops.torchvision, "deform_conv2d"):
         return {}
     return {torch.ops.torchvision.deform_conv2d: _torchvision_deformable}

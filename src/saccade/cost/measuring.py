@@ -1,4 +1,4 @@
-"""All costs of one network, or of several."""
+"""Measure all costs of networks."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ COUNTERS = ("true", "thop")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Costs of a network; latency is that of this machine and number of threads."""
+    """Costs of a network; latency holds for this machine and ``threads``."""
 
     parameters: int
     trainable: int
+    """Number of trainable parameters."""
     macs: int
-    """Multiply-adds of one image, or of one call with several arguments."""
+    """Multiply-adds per image; per forward pass, if the input is not one image batch."""
     counter: str
     """Name of the counter of ``parameters`` and ``macs``: ``true`` or ``thop``."""
     latency_ms: LatencySummary
@@ -57,9 +58,9 @@ def measure(
 
     Args:
         model: any network.
-        input: see :func:`saccade.sites`.
-        batch: images per forward pass, if ``input`` is a size or None.
-        runs: number of timed forward passes; None for as many as fit into ``seconds``, from 10 to 1000.
+        input: size (C, H, W), tensor, tuple or dict of arguments; None for the default size.
+        batch: number of images per forward pass, if ``input`` is a size or None.
+        runs: number of timed forward passes; None for as many as take ``seconds``, from 10 to 1000.
         seconds: duration of the timing, if ``runs`` is None.
         counter: ``true``, or ``thop`` for the figures of ``thop.profile``, which most papers print.
 
@@ -80,7 +81,7 @@ def measure_all(
     seconds: float = 1.0,
     counter: str = "true",
 ) -> list[Cost]:
-    """Measure several networks; their forward passes alternate, so that other load affects all equally.
+    """Measure several networks; their timed runs alternate, so that other load affects all equally.
 
     Arguments are those of :func:`measure`, with ``seconds`` s per network.
 
@@ -107,18 +108,20 @@ def measure_all(
             macs=macs,
             counter=counter,
             latency_ms=summarize(call_times),
-            memory=forward,
-            step_memory=step,
+            memory=forward_bytes,
+            step_memory=step_bytes,
             batch=len(call.args[0]) if call.is_image_batch else batch,
             threads=torch.get_num_threads(),
             device=call.device.type,
         )
-        for call, (parameters, macs), (forward, step), call_times in zip(calls, counts, memories, times, strict=True)
+        for call, (parameters, macs), (forward_bytes, step_bytes), call_times in zip(
+            calls, counts, memories, times, strict=True
+        )
     ]
 
 
 def _counts(call: ForwardCall, counter: str) -> tuple[int, int]:
-    """Return the parameters, and the multiply-adds of one image."""
+    """Return parameters and MACs, as in :class:`Cost`."""
     if counter == "thop":
         return thop_counts(call.first_image())
     return sum(p.numel() for p in call.model.parameters()), operator_macs(call.first_image())
@@ -129,7 +132,7 @@ def count_macs(model: nn.Module, input: Any = None) -> int:
 
     Args:
         model: any network.
-        input: as for :func:`measure`; only the first image of a batch (B, C, H, W) is used.
+        input: as for :func:`measure`; of a batch (B, C, H, W), only the first image is used.
 
     Raises:
         UserError: the network fails on the input.

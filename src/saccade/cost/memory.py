@@ -1,7 +1,7 @@
 """Peak memory: the largest number of bytes that are live at once.
 
-On CUDA the allocator counts. Elsewhere the outputs of operators are counted, equally on every machine: an output is
-live until its last reference, autograd's included, is gone. Kernel workspace is not counted; it can add a third.
+On CUDA the peak is the allocator's, including kernel workspace. Elsewhere operator outputs are counted, each until its
+last reference (autograd's included) is gone; kernel workspace, which can add a third, is not.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def forward_memory(call: ForwardCall) -> int:
 def step_memory(call: ForwardCall) -> int | None:
     """Return the peak bytes of a forward and backward pass in eval mode, with the gradients of all parameters.
 
-    None if no parameter requires a gradient or the output cannot be differentiated.
+    Return None if no parameter requires a gradient or the output cannot be differentiated.
 
     Raises:
         UserError: there is not enough memory.
@@ -47,13 +47,13 @@ def step_memory(call: ForwardCall) -> int | None:
     def step() -> None:
         outputs = [t for t in tensors_in(call.run()) if t.requires_grad]
         if not outputs:
-            raise RuntimeError("no output takes a gradient")
+            raise RuntimeError("no output requires a gradient")
         torch.autograd.grad(outputs, leaves, [torch.ones_like(t) for t in outputs], allow_unused=True)
 
     try:
         with torch.enable_grad():
             return _peak(call, step) if leaves else None
-    except RuntimeError as error:  # also: an operator has no derivative, or a saved tensor was changed
+    except RuntimeError as error:  # no derivative exists, or a saved tensor was changed
         if is_out_of_memory(error):
             name = type(call.model).__name__
             raise UserError(
@@ -77,7 +77,7 @@ def _peak(call: ForwardCall, run: Callable[[], object]) -> int:
         return torch.cuda.max_memory_allocated(call.device) - allocated_before + _LiveStorages(initial_tensors).peak
 
 
-_COMPRESSED = {
+_COMPRESSED_INDEX_GETTERS = {
     torch.sparse_csr: (Tensor.crow_indices, Tensor.col_indices),
     torch.sparse_bsr: (Tensor.crow_indices, Tensor.col_indices),
     torch.sparse_csc: (Tensor.ccol_indices, Tensor.row_indices),
@@ -86,11 +86,11 @@ _COMPRESSED = {
 
 
 def _element_tensors(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the tensors that hold the elements of ``tensor``: itself, or a sparse one's indices and values."""
+    """Return the tensors that hold the elements of ``tensor``: itself, or the indices and values of a sparse tensor."""
     if tensor.layout is torch.sparse_coo:
         return tensor._indices(), tensor._values()
-    if tensor.layout in _COMPRESSED:
-        return *(indices(tensor) for indices in _COMPRESSED[tensor.layout]), tensor.detach().values()
+    if tensor.layout in _COMPRESSED_INDEX_GETTERS:
+        return *(indices(tensor) for indices in _COMPRESSED_INDEX_GETTERS[tensor.layout]), tensor.detach().values()
     return (tensor,)
 
 
@@ -99,39 +99,39 @@ class _LiveStorages(TorchDispatchMode):
 
     def __init__(self, initial_tensors: Iterable[Tensor]) -> None:
         super().__init__()
-        self.bytes = self.peak = 0
+        self.live_bytes = self.peak = 0
         self.storages: dict[int, weakref.ref[Any]] = {}
         for tensor in initial_tensors:
-            self.track(tensor)
+            self.add_tensor(tensor)
 
-    def track(self, tensor: Tensor) -> None:
-        """Count the storages of ``tensor``."""
+    def add_tensor(self, tensor: Tensor) -> None:
+        """Add the storages of ``tensor``."""
         for tensor_part in _element_tensors(tensor):
             try:
                 storage = tensor_part.untyped_storage()
             except NotImplementedError:
                 # Opaque layouts (MKL-DNN's) expose no storage.
-                self.count(tensor_part, tensor_part._cdata, tensor_part.numel() * tensor_part.element_size())
+                self.add_bytes(tensor_part, tensor_part._cdata, tensor_part.numel() * tensor_part.element_size())
             else:
-                self.count(storage, storage._cdata, storage.nbytes())
+                self.add_bytes(storage, storage._cdata, storage.nbytes())
 
-    def count(self, owner: Any, key: int, size: int) -> None:
-        """Count ``size`` bytes as long as ``owner`` is alive."""
+    def add_bytes(self, owner: Any, key: int, size: int) -> None:
+        """Add ``size`` bytes until ``owner`` is freed."""
         if key in self.storages:
             return
 
         def release(_: weakref.ref[Any]) -> None:
             del self.storages[key]
-            self.bytes -= size
+            self.live_bytes -= size
 
         self.storages[key] = weakref.ref(owner, release)
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
+        self.live_bytes += size
+        self.peak = max(self.peak, self.live_bytes)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tensors_in(result):
-            self.track(tensor)
+            self.add_tensor(tensor)
         return result

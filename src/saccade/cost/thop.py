@@ -1,8 +1,8 @@
-"""Parameters and multiply-adds as ``thop`` (pytorch-OpCounter) reports them and most papers print them.
+"""Parameters and multiply-adds as reported by ``thop`` (pytorch-OpCounter) and most papers.
 
 ``thop.profile`` recognises layers by exact type. It leaves out functional operators (matrix products, attention,
 deformable convolution), subclasses of layers, layers that are never called, and parameters of unknown modules. Batch
-norm counts four operations per value. Submodules of a known layer count parameters only.
+norm counts four operations per value. Inside a known layer, submodules add only parameters.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def thop_counts(call: ForwardCall) -> tuple[int, int]:
     for module in occurrences:
         if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             raise UserError(
-                f"the counter thop has rules for {type(module).__name__} that saccade does not have; "
-                "use the counter true, or thop itself"
+                f"saccade's counter thop cannot count {type(module).__name__} layers; "
+                "use the counter true, or the package thop"
             )
     called = set()
 
     def count_call(module: nn.Module, rule: _Rule, _: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         called.add(module)
-        # thop hooks a module once per parent.
+        # thop hooks a module once per parent, so shared modules count repeatedly.
         macs[module] += occurrences[module] * rule(module, args[0] if args else next(iter(kwargs.values())), result)
 
     with preserve_state(call.model), torch.no_grad(), temporary_hooks() as handles:
@@ -55,14 +55,14 @@ def thop_counts(call: ForwardCall) -> tuple[int, int]:
         call.run_checked()
 
     def totals(module: nn.Module) -> tuple[int, int]:
-        parameters, operations = 0, macs[module]
+        parameters, total_macs = 0, macs[module]
         for child in module.children():
             if base_class(child) in _RULES and not isinstance(child, nn.Sequential):
                 child_totals = sum(p.numel() for p in child.parameters()) if child in called else 0, macs[child]
             else:
                 child_totals = totals(child)
-            parameters, operations = parameters + child_totals[0], operations + child_totals[1]
-        return parameters, operations
+            parameters, total_macs = parameters + child_totals[0], total_macs + child_totals[1]
+        return parameters, total_macs
 
     return totals(call.model)
 
@@ -83,7 +83,7 @@ def _one_per_output(layer: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _convolution(layer: nn.Conv2d, x: Tensor, y: Tensor) -> int:
-    """Return the cost by the output's size, for transposed convolutions too, as thop does."""
+    """Return the MACs computed from the output's size, even for transposed convolutions, as thop does."""
     return y.numel() * (x.shape[1] // layer.groups) * prod(layer.weight.shape[2:])
 
 
@@ -97,7 +97,7 @@ def _prelu(layer: nn.Module, x: Tensor, y: Tensor) -> int:
 
 
 def _softmax(layer: nn.Softmax, x: Tensor, y: Tensor) -> int:
-    """Return one exponential and one division per value, and the additions of each row."""
+    """Return the operations: per value an exponential and a division, per row of n values n − 1 additions."""
     row_length = x.shape[layer.dim if layer.dim is not None else -1]
     return x.numel() // row_length * (3 * row_length - 1)
 

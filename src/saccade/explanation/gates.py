@@ -1,4 +1,4 @@
-"""Gates of a plugged network on given images, and the fraction of the feature map that passes.
+"""Gates of a plugged network on given images, and the fraction of the feature map that each plug passes.
 
 A gate g multiplies its map f. A plug with factor ``a`` returns y = f + a (g f − f), so its *effective gate* is
 1 + a (g − 1). The passed fraction Σ_c |y_c| / Σ_c |f_c| is also defined for mechanisms that add to the map.
@@ -30,19 +30,23 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: (B, C, H, W), normalised as the network expects; moved to its device.
 
     Returns:
-        mapping from site to effective gate (B, c | 1, h | 1, w | 1), float32 on the CPU, in the order of the plugs. A
-        site that runs several times in one forward pass has one entry per call: ``site (call 2)``.
+        mapping from site to effective gate (B, C | 1, H | 1, W | 1), float32 on the CPU, in the order of the plugs. A
+        site called several times in one forward pass has one entry per call: ``site (call 2)``.
     """
     device = next((p.device for p in model.parameters()), images.device)
     with preserve_state(model), torch.no_grad(), record(model) as recorded:
         model(images.to(device))
     effective_gates: dict[str, Tensor] = {}
-    for row in plugs(model):
-        plug = row.module
-        if not isinstance(plug, Plug) or not isinstance(unshuffled(plug.mechanism), Gate) or row.site not in recorded:
+    for plug_info in plugs(model):
+        plug = plug_info.module
+        if (
+            not isinstance(plug, Plug)
+            or not isinstance(unshuffled(plug.mechanism), Gate)
+            or plug_info.site not in recorded
+        ):
             continue
-        gates = recorded[row.site]
-        for name, gate in _number_calls(row.site, gates if isinstance(gates, list) else [gates]):
+        gates = recorded[plug_info.site]
+        for name, gate in _number_calls(plug_info.site, gates if isinstance(gates, list) else [gates]):
             effective_gates[name] = effective_gate(gate, plug.a).cpu()
     return effective_gates
 
@@ -51,30 +55,34 @@ def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the fraction of the feature map that each plug passes, per pixel; arguments as for :func:`gate_maps`.
 
     Returns:
-        mapping from site, named as by :func:`gate_maps`, to Σ_c |y_c| / Σ_c |f_c|, (B, h, w), float32 on the CPU,
-        where f (B, c, h, w) is the plug's input and y its output; 1 where f is zero.
+        mapping from site, named as by :func:`gate_maps`, to Σ_c |y_c| / Σ_c |f_c|, (B, H, W), float32 on the CPU,
+        where f (B, C, H, W) is the plug's input and y its output; 1 where f is zero.
     """
     fractions: dict[str, list[Tensor]] = {}
 
     def register_hook(site: str, plug: nn.Module) -> None:
         def store_fraction(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            before, after = (x.float().abs().sum(1) for x in (inputs[0], output))
-            fractions.setdefault(site, []).append(torch.where(before > 0, after / before, 1.0).cpu())
+            input_norm, output_norm = (x.float().abs().sum(1) for x in (inputs[0], output))
+            fractions.setdefault(site, []).append(torch.where(input_norm > 0, output_norm / input_norm, 1.0).cpu())
 
         handles.append(plug.register_forward_hook(store_fraction))
 
     device = next((p.device for p in model.parameters()), images.device)
     with temporary_hooks() as handles, preserve_state(model), torch.no_grad():
-        for row in plugs(model):
-            register_hook(row.site, row.module)
+        for plug_info in plugs(model):
+            register_hook(plug_info.site, plug_info.module)
         model(images.to(device))
-    return {name: x for site, calls in fractions.items() for name, x in _number_calls(site, calls)}
+    return {
+        name: fraction
+        for site, fractions_of_site in fractions.items()
+        for name, fraction in _number_calls(site, fractions_of_site)
+    }
 
 
-def _number_calls(site: str, calls: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for each call of a site."""
-    for number, value in enumerate(calls, 1):
-        yield (site if len(calls) == 1 else f"{site} (call {number})"), value
+def _number_calls(site: str, tensors: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) for each call of a site; with several calls, the name ends in the call's number."""
+    for number, tensor in enumerate(tensors, 1):
+        yield (site if len(tensors) == 1 else f"{site} (call {number})"), tensor
 
 
 def is_spatial(gate: Tensor) -> bool:
@@ -102,14 +110,15 @@ def channel_means(gate: Tensor) -> Tensor:
 def site_to_show(maps: Mapping[str, Tensor], min_size: int = 4) -> str | None:
     """Return the last site whose gate has at least ``min_size`` rows and columns.
 
-    If there is none, return the site with the largest spatial standard deviation, or None if no gate is spatial.
+    If no gate is that large, return the site with the largest spatial standard deviation, or None if no gate is
+    spatial.
 
     Args:
         maps: mapping from site to gate (B, C | 1, H | 1, W | 1).
         min_size: smallest height and width in pixels.
     """
-    large = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= min_size]
-    if large:
-        return large[-1]
+    large_sites = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= min_size]
+    if large_sites:
+        return large_sites[-1]
     spatial_sites = [site for site, gate in maps.items() if is_spatial(gate)]
     return max(spatial_sites, key=lambda site: float(spatial_map(maps[site]).std((1, 2)).mean()), default=None)

@@ -1,12 +1,13 @@
 """Export a network to a file, and verify the file's outputs against the network's.
 
 Formats: ``onnx``, ``torch`` (a program of ``torch.export``, ``.pt2``) and ``safetensors`` (weights and a
-``config.json`` for ``saccade.load``). In the first two, plugs become plain operators.
+``config.json`` for ``saccade.load``). In ``onnx`` and ``torch`` files, plugs become plain operators.
 
 The runtime of the format (onnxruntime, ``torch.export.load``, ``saccade.load``) reads the file from disk. Its outputs
-must equal the network's at three image sizes and three batch sizes, and at sizes that violate a guard of the trace.
+must agree with the network's within LIMIT, at several image and batch sizes if these are dynamic.
 
-A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files of others: ``torch.export.load`` unpickles them.
+A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files from untrusted sources: ``torch.export.load``
+may unpickle them.
 """
 
 from saccade.exporting.differences import LIMIT

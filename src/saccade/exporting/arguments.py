@@ -16,11 +16,11 @@ RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "mu
 """Metadata keys that the exporter writes itself."""
 
 
-def check_arguments(model: Any, host: Any, classes: Any, facts: Mapping[str, Any]) -> None:
+def check_arguments(model: Any, host: Any, classes: Any, metadata: Mapping[str, Any]) -> None:
     """Raise UserError unless the arguments of ``export`` are valid.
 
     Raises:
-        UserError: an argument has the wrong type, a key of ``facts`` is reserved, or the network is wrapped in
+        UserError: an argument has the wrong type, a key of ``metadata`` is reserved, or the network is wrapped in
             DataParallel or on the meta device.
     """
     check_network(model, "the model")
@@ -34,7 +34,7 @@ def check_arguments(model: Any, host: Any, classes: Any, facts: Mapping[str, Any
         isinstance(classes, str) or not isinstance(classes, Sequence) or not all(isinstance(n, str) for n in classes)
     ):
         raise UserError(f"classes is a list of names; got {classes!r}")
-    reserved = sorted(set(facts) & set(RESERVED))
+    reserved = sorted(set(metadata) & set(RESERVED))
     if reserved:
         raise UserError(
             f"the metadata keys {', '.join(reserved)} are reserved, because export writes them; use other names"
@@ -50,4 +50,6 @@ def check_class_count(classes: Sequence[str] | None, outputs: Sequence[Tensor]) 
         return
     n_logits = outputs[0].shape[1]
     if len(classes) != n_logits and (n_logits, len(classes)) != (1, 2):
-        raise UserError(f"there are {len(classes)} classes, and the network returns {n_logits} values for an image")
+        raise UserError(
+            f"classes has {len(classes)} names, but the network returns {n_logits} values per image; give that many"
+        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from saccade.errors import UserError
 from saccade.exporting.arguments import check_arguments, check_class_count
-from saccade.exporting.differences import LIMIT, difference, is_within_limit
+from saccade.exporting.differences import LIMIT, agrees_if_finite, difference
 from saccade.exporting.guards import common_multiple, upper_bounds, violating_sizes
 from saccade.exporting.messages import first_line, shape_text, silence, source_line, trace_failure
 from saccade.graph.inputs import example_input
@@ -30,7 +30,7 @@ _MIN_TRACING_SIDE = 64
 DYNAMIC_AXES: dict[str, dict[int, str]] = {
     "all": {0: "batch", 2: "height", 3: "width"}, "batch": {0: "batch"}, "none": {},
 }  # fmt: skip
-"""Maps ``dynamic`` to the names of the axes of any length, by axis."""
+"""Maps ``dynamic`` to the names of the dynamic axes, by axis index."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +40,15 @@ class Comparison:
     shape: tuple[int, ...]
     """Shape (B, C, H, W) of the batch."""
     difference: float
-    """Largest difference in an output, relative to the largest value of its slice along axis 1 or the last axis.
+    """Largest relative difference in an output.
 
-    The larger of the two counts. The divisor is at least 1/20 of the tensor's largest value.
+    Differences are divided by the largest absolute value at the same index of axis 1, or of the last axis, whichever
+    gives the larger result. The divisor is at least 1/20 of the tensor's largest absolute value.
     """
 
 
 class ExportSource:
-    """A copy of a network in float32, eval mode and on the CPU, with an example batch (B, C, H, W) and metadata."""
+    """A float32 copy of a network on the CPU in eval mode, with an example batch (B, C, H, W) and metadata."""
 
     input_name = "image"
     """Name of the input in a file."""
@@ -62,19 +63,19 @@ class ExportSource:
         self.dynamic = dynamic
         self.host = host
         self.metadata = metadata
-        self.smallest = (1, 1) if dynamic == "all" else self.native_size
+        self.smallest_size = (1, 1) if dynamic == "all" else self.native_size
         """Smallest height and width that the file accepts."""
         self.output_names: tuple[str, ...] = ()
         self.other_sizes: list[tuple[int, int]] = []
         """Other (height, width) that the network accepts."""
         self.wide_size: tuple[int, int] | None = None
         """Larger (height, width) that the network accepts, wider than high."""
-        self.unguarded_sizes: list[tuple[int, int, int]] = []
+        self.guard_violating_sizes: list[tuple[int, int, int]] = []
         """Sizes (B, H, W) that the network accepts and that violate a guard of the program."""
         self._n_batches = 0
-        """Number of random batches so far, the seed of the next."""
+        """Number of random batches drawn so far, which seeds the next batch."""
         self._has_non_tensors = False
-        """Whether outputs contain anything but tensors."""
+        """True if outputs contain anything but tensors."""
 
     @classmethod
     def create(
@@ -86,17 +87,17 @@ class ExportSource:
         classes: Sequence[str] | None,
         facts: Mapping[str, Any],
     ) -> ExportSource:
-        """Check the arguments, which are those of ``export``, and run the network twice.
+        """Create the source of ``model``, after checking the arguments of ``export`` and that two runs agree.
 
         Raises:
             UserError: an argument has the wrong type, or ``facts`` are not JSON-serialisable or have a reserved key;
-                the network is compiled, wrapped, on the meta device or cannot be copied, lost a plug, does not run on
-                the input, returns no tensors, or is not deterministic.
+                the network is compiled, wrapped, on the meta device or cannot be copied, lacks an inserted plug, does
+                not run on the input, returns no tensors, or is not deterministic.
         """
         check_arguments(model, host, classes, facts)
         if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in model.modules()):
             raise UserError(
-                f"{type(model).__name__} is compiled, all or in part: export the network from before compilation"
+                f"{type(model).__name__} is compiled, all or in part: export the network before compiling it"
             )
         plug_rows = [
             {"mechanism": row.mechanism, "options": row.module.options, "site": row.site, "position": row.position}
@@ -127,13 +128,13 @@ class ExportSource:
         except Exception as error:
             raise UserError(
                 f"{source.name} does not run on {shape_text(images)}: {type(error).__name__}: {first_line(error)}. "
-                "Its forward must take one batch of images; give their size by input=(C, H, W)"
+                "Its forward must take one batch of images; pass their size as input=(C, H, W)"
             ) from error
         named_outputs = _name_outputs(output)
         outputs = [tensor for _, tensor in named_outputs]
         if not outputs:
             raise UserError(f"{source.name} returns no tensor for {shape_text(images)}")
-        if not is_within_limit(outputs, second_outputs):
+        if not agrees_if_finite(outputs, second_outputs):
             raise UserError(
                 f"{source.name} is not deterministic in eval mode: two runs on the same images differ, because its "
                 "forward draws random numbers or changes its own state"
@@ -145,12 +146,12 @@ class ExportSource:
 
     @property
     def native_size(self) -> tuple[int, int]:
-        """Return height and width of the network's input."""
+        """Height and width of the network's input."""
         return self.images.shape[2], self.images.shape[3]
 
     @property
     def axes(self) -> tuple[int | str, ...]:
-        """Return the shape of the input, with names for dynamic axes."""
+        """Shape of the input, with names for dynamic axes."""
         return tuple(DYNAMIC_AXES[self.dynamic].get(axis, length) for axis, length in enumerate(self.images.shape))
 
     def run(self, images: Tensor) -> list[Tensor]:
@@ -159,7 +160,7 @@ class ExportSource:
             return list(tensors_in(self.network(images)))
 
     def trace(self) -> torch.export.ExportedProgram:
-        """Trace the network with ``torch.export``, and set ``smallest`` and ``unguarded_sizes``.
+        """Trace the network with ``torch.export``, and set ``smallest_size`` and ``guard_violating_sizes``.
 
         Raises:
             UserError: the network cannot be traced, or height and width are dynamic and it accepts one size only.
@@ -177,15 +178,15 @@ class ExportSource:
         except Exception as error:
             raise UserError(f"{self.name} cannot be exported: {trace_failure(error)}{source_line(error)}") from error
         if self.dynamic == "all":
-            height, width = _smallest_size(program)
-            # The program may require more than the native size, to exclude 1×1 maps, which ONNX accepts.
-            self.smallest = min(height, self.native_size[0]), min(width, self.native_size[1])
-        self.metadata["smallest"] = list(self.smallest)
+            height, width = _smallest_program_size(program)
+            # torch.export may require more than the native size because it excludes 1×1 maps; ONNX accepts them.
+            self.smallest_size = min(height, self.native_size[0]), min(width, self.native_size[1])
+        self.metadata["smallest"] = list(self.smallest_size)
         self._check_guards(program)
         return program
 
     def _check_guards(self, program: torch.export.ExportedProgram) -> None:
-        """Set ``unguarded_sizes``, and the metadata ``multiple`` if the network needs sides that are multiples.
+        """Set ``guard_violating_sizes``, and the metadata ``multiple`` if the sides must be multiples of a number.
 
         Raises:
             UserError: the program has an upper bound for an axis.
@@ -198,22 +199,22 @@ class ExportSource:
             )
         violations: dict[str, list[tuple[int, int, int]]] = {}
         if self.dynamic != "none":
-            violations = violating_sizes(program, self.native_size, self.smallest, self.dynamic == "batch")
-        required: list[str] = []  # guards that hold for all sizes the network accepts
-        unguarded: list[tuple[int, int, int]] = []
-        for text, sizes in violations.items():
-            if any(size in unguarded for size in sizes):
+            violations = violating_sizes(program, self.native_size, self.smallest_size, self.dynamic == "batch")
+        required: list[str] = []  # guards that no tested, accepted size violates
+        accepted_sizes: list[tuple[int, int, int]] = []
+        for guard, sizes in violations.items():
+            if any(size in accepted_sizes for size in sizes):
                 continue
             # Four sizes are enough: the two smallest, one larger than the native size, and the largest.
             larger = [size for size in sizes if size[1] > self.native_size[0] or size[2] > self.native_size[1]]
             candidates = dict.fromkeys((*sizes[:2], *larger[:1], *sizes[-1:]))
             accepted = next((size for size in candidates if self._accepts(size)), None)
             if accepted is None:
-                required.append(text)
+                required.append(guard)
             else:
-                unguarded.append(accepted)
-        self.unguarded_sizes = unguarded
-        step = common_multiple(program, required, self.smallest) if required and self.dynamic == "all" else None
+                accepted_sizes.append(accepted)
+        self.guard_violating_sizes = accepted_sizes
+        step = common_multiple(program, required, self.smallest_size) if required and self.dynamic == "all" else None
         if step is not None:
             self.metadata["multiple"] = step
 
@@ -227,14 +228,14 @@ class ExportSource:
             UserError: the network accepts one size only.
         """
         height, width = self.native_size
-        # Odd sizes first: they reveal assumptions that hold for multiples only. Some networks need multiples of 32.
+        # Odd sizes first: they reveal code that works only for even sizes. Some networks need multiples of 32.
         tall = (height + height // 6) | 1
         sizes = [(tall, (width - width // 4) | 1), (tall, (width + width // 5) | 1), (height + 32, width + 64)]
         errors = [self._error_at(self._random_batch(1, *size)) for size in sizes]
         if None not in errors:
             raise UserError(
-                f"{self.name} takes images of {'×'.join(map(str, self.images.shape[1:]))} only; at another size: "
-                f"{errors[-1]}. Export it for that size, dynamic='batch'"
+                f"{self.name} accepts only images of {'×'.join(map(str, self.images.shape[1:]))}; another size fails "
+                f"with: {errors[-1]}. Export it with dynamic='batch'"
             )
         self.other_sizes = [size for size, error in zip(sizes, errors, strict=True) if error is None]
         longer = max(tall, width)
@@ -242,12 +243,13 @@ class ExportSource:
         self.wide_size = next((size for size in wide_sizes if self._accepts((1, *size))), None)
 
     def batches(self) -> list[Tensor]:
-        """Return the batches (B, C, H, W) to compare on; sizes and batch sizes vary if they are dynamic.
+        """Return the batches (B, C, H, W) to compare on; dynamic axes vary.
 
-        The native size; another; a larger one that is wider than high; a larger batch; then ``unguarded_sizes``.
+        They are one image of native size, three of another size, one wide image, nine of native size, and one batch for
+        each of ``guard_violating_sizes``.
         """
         large_enough = (
-            size for size in self.other_sizes if size[0] >= self.smallest[0] and size[1] >= self.smallest[1]
+            size for size in self.other_sizes if size[0] >= self.smallest_size[0] and size[1] >= self.smallest_size[1]
         )
         other_size = next(large_enough, self.native_size)
         shapes = [(1, *self.native_size), (1 if self.dynamic == "none" else 3, *other_size)]
@@ -255,7 +257,7 @@ class ExportSource:
             shapes.append((1, *self.wide_size))
         if self.dynamic != "none":
             shapes.append((9, *self.native_size))
-        return [self._random_batch(*shape) for shape in (*shapes, *self.unguarded_sizes)]
+        return [self._random_batch(*shape) for shape in (*shapes, *self.guard_violating_sizes)]
 
     def compare(self, run_file: Callable[[Tensor], list[Tensor]], images: Tensor) -> Comparison:
         """Compare the network's outputs for ``images`` (B, C, H, W) with those of ``run_file``, which runs the file.
@@ -264,7 +266,7 @@ class ExportSource:
             UserError: the file fails or differs by more than the limit.
         """
         expected, where = self.run(images), f"{self.name} at {shape_text(images)}"
-        hint = ". Export it for one size, dynamic='batch'" * (self.dynamic == "all")
+        hint = ". Export it for one size, dynamic='batch'" if self.dynamic == "all" else ""
         try:
             outputs = run_file(images)
         except Exception as error:
@@ -280,9 +282,9 @@ class ExportSource:
         return Comparison(shape=tuple(images.shape), difference=largest)
 
     def _tracing_example(self) -> Tensor:
-        """Return the batch for tracing, larger than the native size if that would give maps of 1×1.
+        """Return the batch for tracing, enlarged if the native size might give maps of 1×1.
 
-        A map of 1×1 would be traced as a constant.
+        Their height and width would be traced as constants.
         """
         height, width = self.native_size
         factor = -(-_MIN_TRACING_SIDE // min(height, width))
@@ -352,22 +354,23 @@ def _contains_non_tensors(output: Any) -> bool:
 
 
 def _describe_host(model: nn.Module) -> dict[str, Any]:
-    """Return the timm name of a network, or else the qualified name of its class."""
+    """Return ``{"timm": name}``, or ``{"class": qualified name}`` for a network that is not timm's."""
     timm_config = getattr(model, "pretrained_cfg", None)
     if isinstance(timm_config, dict) and timm_config.get("architecture"):
         return {"timm": timm_config["architecture"]}
     return {"class": f"{type(model).__module__}.{type(model).__qualname__}"}
 
 
-def _smallest_size(program: torch.export.ExportedProgram) -> tuple[int, int]:
+def _smallest_program_size(program: torch.export.ExportedProgram) -> tuple[int, int]:
     """Return the smallest height and width that the program accepts."""
     (name,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == name)
     sides = []
     for side in node.meta["val"].shape[2:]:
         interval = program.range_constraints.get(getattr(getattr(side, "node", None), "expr", None))
-        least = int(side) if isinstance(side, int) else int(interval.lower) if interval is not None else 1
-        sides.append(1 if least == 2 else least)  # 2 is the default of torch.export, which accepts 1 as well
+        lower_bound = int(side) if isinstance(side, int) else int(interval.lower) if interval is not None else 1
+        # torch.export assumes 2 by default, but accepts 1 as well.
+        sides.append(1 if lower_bound == 2 else lower_bound)
     return sides[0], sides[1]
 
 

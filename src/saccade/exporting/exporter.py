@@ -23,14 +23,14 @@ __all__ = ["Exported", "export"]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """Result of :func:`export`."""
+    """Description of an exported file."""
 
     path: str
     format: str
     size: int
     """Size in bytes."""
     opset: int | None
-    """ONNX version; None for the other formats."""
+    """ONNX opset version; None for other formats."""
     inputs: dict[str, tuple[int | str, ...]]
     """Shape of each input, with names for dynamic axes; {} for ``safetensors``, which holds no graph."""
     outputs: tuple[str, ...]
@@ -38,7 +38,7 @@ class Exported:
     smallest: tuple[int, int]
     """Smallest height and width that the file accepts."""
     compared: tuple[Comparison, ...]
-    """Comparisons with the network, one per batch."""
+    """Comparisons of file and network, one per batch."""
     metadata: dict[str, Any]
     """Metadata in the file."""
 
@@ -61,15 +61,15 @@ def export(
         model: a network whose forward takes one batch of images (B, C, H, W), plugged or not. It is left unchanged.
         path: the file, replaced if it exists; a folder for ``safetensors``.
         format: ``onnx``, ``torch`` or ``safetensors``.
-        input: size (C, H, W) of the network's input; None takes the network's default size, else 3×224×224.
-        dynamic: axes of any length: ``all`` (batch, height, width), ``batch`` or ``none``.
-        host: how to build the network without plugs, as for ``saccade.save``.
+        input: size (C, H, W) of the network's input; None for the network's default size, else 3×224×224.
+        dynamic: axes that may have any length: ``all`` (batch, height, width), ``batch`` or ``none``.
+        host: description of the network without plugs, as for ``saccade.save``.
         classes: names of the classes, in the order of the logits.
         notify: function that is called with a sentence at the start of each step.
         facts: further JSON-serialisable metadata for the file, such as ``mean`` and ``std`` of the pixels.
 
     Returns:
-        description of the file, with the differences found.
+        description of the file, with the measured differences.
 
     Raises:
         UserError: a package is missing; ``path`` cannot be written; the network does not run on the input or cannot be
@@ -84,7 +84,7 @@ def export(
     with _temporary_output(path, is_folder) as temporary, torch.random.fork_rng(devices=[]):
         try:
             source = ExportSource.create(model, input, dynamic, host, classes, facts)
-            compared = write(source, temporary, notify or (lambda text: None))
+            comparisons = write(source, temporary, notify or (lambda text: None))
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
         except UserError as error:
@@ -99,8 +99,8 @@ def export(
         opset=OPSET if format == "onnx" else None,
         inputs={} if is_folder else {source.input_name: source.axes},
         outputs=() if is_folder else source.output_names,
-        smallest=source.smallest,
-        compared=compared,
+        smallest=source.smallest_size,
+        compared=comparisons,
         metadata=source.metadata,
     )
 
@@ -122,7 +122,7 @@ def _temporary_output(path: Path, is_folder: bool) -> Iterator[Path]:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".part") as temporary:
             yield Path(temporary)
             path.mkdir(exist_ok=True)
-            # config.json last: its digest reveals an exchange that was interrupted.
+            # Rename config.json last: it holds the weights' digest, so an interrupted replacement is detected.
             for name in ("model.safetensors", "config.json"):
                 os.replace(Path(temporary) / name, path / name)
     except OSError as error:

@@ -24,7 +24,7 @@ from saccade.tensors import tensors_in
 __all__ = ["FORMATS", "OPSET"]
 
 OPSET = 18
-"""ONNX version that PyTorch's exporter writes without conversion; onnxruntime reads it since 1.14 (2023)."""
+"""ONNX opset version that PyTorch's exporter writes without conversion; onnxruntime reads it since 1.14 (2023)."""
 
 Notify = Callable[[str], object]
 
@@ -51,7 +51,7 @@ def _write_onnx(source: ExportSource, file: Path, notify: Notify) -> tuple[Compa
         proto = onnx_program.model_proto
     except Exception as error:
         raise UserError(f"{source.name} cannot be expressed in ONNX: {onnx_failure(error)}") from error
-    _clean(proto, source.axes)
+    _name_axes_and_strip_metadata(proto, source.axes)
     metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in source.metadata.items()}
     onnx.helper.set_model_props(proto, metadata)
     notify("writing")
@@ -73,7 +73,7 @@ def _write_onnx(source: ExportSource, file: Path, notify: Notify) -> tuple[Compa
     return _compare(source, run, batches, notify, program)
 
 
-def _clean(proto: Any, axes: Sequence[int | str]) -> None:
+def _name_axes_and_strip_metadata(proto: Any, axes: Sequence[int | str]) -> None:
     """Name the dynamic axes, and remove the exporter's metadata, which contains paths of this machine."""
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
     names = {
@@ -112,7 +112,7 @@ def _write_torch(source: ExportSource, file: Path, notify: Notify) -> tuple[Comp
 def _without_example_inputs(program: torch.export.ExportedProgram) -> Iterator[None]:
     """Remove the program's example inputs, which would be pickled, for the duration of the block.
 
-    A program that is saved without them no longer checks input shapes; ONNX does not either.
+    A program saved without them no longer checks input shapes, as ONNX files do not.
     """
     example_inputs = program.example_inputs
     program.example_inputs = None
@@ -188,17 +188,17 @@ def _compare(
 
 
 def _violated_guard(program: torch.export.ExportedProgram | None, images: Tensor) -> str:
-    """Return, in brackets, the error that ``program`` raises for ``images`` (B, C, H, W), or ""."""
+    """Return, in brackets, the error that ``program`` raises for ``images`` (B, C, H, W); "" without an error."""
     try:
         if program is not None:
             program.module()(images)
     except Exception as error:
-        return f" (traced for certain sizes: {first_line(error)})"
+        return f" (the trace excludes this size: {first_line(error)})"
     return ""
 
 
 def _import_installed(*names: str) -> list[Any]:
-    """Return the modules of the extra ``onnx``.
+    """Import the modules ``names``, which the extra ``onnx`` installs.
 
     Raises:
         UserError: a module is not installed.

@@ -15,19 +15,19 @@ from torch import Tensor
 
 __all__ = ["first_line", "onnx_failure", "shape_text", "silence", "source_line", "trace_failure"]
 
-_TORCH = Path(torch.__file__).parent
+_TORCH_FOLDER = Path(torch.__file__).parent
 
 
 @contextmanager
 def silence() -> Iterator[None]:
     """Suppress printing and logging for the duration of the block."""
-    level = logging.root.manager.disable
+    old_level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             yield
     finally:
-        logging.disable(level)
+        logging.disable(old_level)
 
 
 def shape_text(images: Tensor) -> str:
@@ -42,18 +42,18 @@ def first_line(error: BaseException) -> str:
 
 
 def trace_failure(error: BaseException) -> str:
-    """Return why ``torch.export`` could not trace a network."""
+    """Return the reason why ``torch.export`` could not trace a network."""
     if "data-dependent" in str(error):
         return "its forward branches on pixel values, or converts them to Python numbers, which a graph cannot contain"
     return f"{type(error).__name__}: {first_line(error)}"
 
 
 def source_line(error: BaseException) -> str:
-    """Return, in brackets, the innermost line of a ``forward`` outside torch that raised the error, or ""."""
+    """Return, in brackets, the innermost traceback line in a ``forward`` outside torch; "" without such a line."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.name == "forward" and _TORCH not in Path(frame.filename).parents
+        if frame.name == "forward" and _TORCH_FOLDER not in Path(frame.filename).parents
     ]
     if not frames:
         return ""
@@ -62,7 +62,7 @@ def source_line(error: BaseException) -> str:
 
 
 def onnx_failure(error: BaseException) -> str:
-    """Return why torch's exporter could not write ONNX; unsupported operators are named."""
+    """Return the reason why torch's exporter could not write ONNX, with the names of unsupported operators."""
     text = str(error)
     operators = sorted(set(re.findall(r"No ONNX function found for <OpOverload\(op='([^']+)'", text)))
     if operators:

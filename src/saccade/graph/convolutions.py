@@ -23,7 +23,7 @@ def last_spatial(structure: Structure) -> list[str]:
 
     Spatial convolutions have weights, a kernel of more than one pixel and several output channels. The site is the
     output before the norm: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of
-    MobileNetV2. A network without units (VGG) has all its spatial convolutions.
+    MobileNetV2. In a network without units (VGG), every spatial convolution is a site.
     """
     trace = structure.trace
     spatial = {key: conv for key, conv in _weighted_convolutions(trace).items() if conv.is_spatial}
@@ -40,8 +40,8 @@ def last_spatial(structure: Structure) -> list[str]:
 def expanded(structure: Structure) -> list[str]:
     """Return the sites of ``expanded``, in order: the widened map of each inverted residual.
 
-    An inverted residual is a widening 1×1 convolution, a depthwise spatial one, and a narrowing 1×1. The site is the
-    last map before the narrowing that no pooled gate has scaled.
+    An inverted residual is a widening 1×1, a depthwise spatial and a narrowing 1×1 convolution. The site is the last
+    map before the narrowing convolution that no pooled gate (squeeze-and-excitation) has scaled.
     """
     trace = structure.trace
     keys: set[ValueKey] = set()
@@ -62,12 +62,11 @@ def expanded(structure: Structure) -> list[str]:
 def activated(structure: Structure) -> list[tuple[str, bool]]:
     """Return the sites of ``activated``: the input of each unit's last convolution that follows a spatial one.
 
-    In a bottleneck it enters the last 1×1, in a basic block it lies between the two 3×3, in an inverted residual it is
-    ``expanded``.
+    In a bottleneck the site is the input of the last 1×1, in a basic block the map between the two 3×3 convolutions, in
+    an inverted residual ``expanded``.
 
     Returns:
-        Pairs, in order of execution, of a module and True if the site is its input, because a function computes the map
-        or one activation serves several sites.
+        Pairs (module path, is_input), in order of execution; the input is used if no module returns the map alone.
     """
     trace = structure.trace
     convolutions = _weighted_convolutions(trace)
@@ -96,7 +95,7 @@ def activated(structure: Structure) -> list[tuple[str, bool]]:
 
 
 def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the last of ``maps`` before ``conv`` without a pooled gate: its input or a module's output."""
+    """Return the input of ``conv`` if ``maps`` holds it ungated, else the last ungated module output in ``maps``."""
     conv_input = conv.call.first_input
     if conv_input is not None and conv_input in maps - _gated(structure, maps):
         return {conv_input}
@@ -104,7 +103,7 @@ def _last_ungated_input(structure: Structure, conv: ConvolutionCall, maps: set[V
 
 
 def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKey]) -> bool:
-    """Return True if the module of ``conv`` is the only user of its inputs, all in ``keys``."""
+    """Return True if all inputs of the module of ``conv`` are in ``keys`` and have no other user."""
     path = conv.call.path
     if path not in structure.maps:
         return False
@@ -115,7 +114,7 @@ def _is_only_user(structure: Structure, conv: ConvolutionCall, keys: Set[ValueKe
 
 
 def _weighted_convolutions(trace: Trace) -> dict[ValueKey, ConvolutionCall]:
-    """Return the convolutions with parameters and several output channels; gates have one."""
+    """Return the convolutions with parameters and several output channels; spatial gates have one channel."""
     return {
         key: conv
         for key, conv in trace.convolutions.items()
@@ -130,7 +129,7 @@ def _modules_returning(structure: Structure, outputs: Set[tuple[ValueKey, Module
 
 
 def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
-    """Return the end of each path through a unit, with the tick of the unit's entry."""
+    """Return the last value of each path through a unit, with the unit's entry tick."""
     ends = [(branch, unit.entry_tick) for unit, _, branch in structure.residual_branches]
     units_with_addition = {unit for unit, _, _ in structure.residual_branches}
     for unit in structure.units:
@@ -155,9 +154,9 @@ def _is_expanded_depthwise(trace: Trace, conv: ConvolutionCall) -> bool:
 def _ancestors(
     trace: Trace, key: ValueKey, stops: Set[ValueKey], entry_tick: int = -1
 ) -> tuple[set[ValueKey], set[ValueKey]]:
-    """Return the ancestors of ``key``, itself included, back to ``stops``, and the stops that were reached.
+    """Return ``key`` and its ancestors back to ``stops``, and the stops that were reached.
 
-    Values of fixed size and those created until ``entry_tick`` are left out.
+    Values of fixed size and values created at or before ``entry_tick`` are left out.
     """
     ancestors: set[ValueKey] = set()
     reached_stops: set[ValueKey] = set()
@@ -176,14 +175,14 @@ def _ancestors(
 
 
 def _last_ungated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the last of ``maps`` that a module returned and that no pooled gate has scaled."""
+    """Return the last ungated module output in ``maps``, in a set; empty if there is none."""
     module_outputs = {call.single_output for calls in structure.maps.values() for call in calls}
     remaining = (maps - _gated(structure, maps)) & module_outputs
     return {max(remaining, key=lambda key: structure.trace.values[key].tick)} if remaining else set()
 
 
 def _gated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return those of ``maps`` that were computed, directly or through others of them, from a pooled value."""
+    """Return the maps computed from a pooled value, directly or through others in ``maps``."""
     values = structure.trace.values
     gated: set[ValueKey] = set()
     for key in sorted(maps - structure.trace.convolutions.keys(), key=lambda key: values[key].tick):
@@ -193,6 +192,6 @@ def _gated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
 
 
 def _is_pooled(trace: Trace, key: ValueKey) -> bool:
-    """Return True if the value was pooled from a map; constants were not."""
+    """Return True if the value was pooled from a map; False for constants."""
     value = trace.values[key]
     return value.is_fixed_size and any(not trace.values[p].is_fixed_size or _is_pooled(trace, p) for p in value.parents)

@@ -30,26 +30,28 @@ class Heads:
         self._returned_keys = self._outputs_of(call for calls in maps.values() for call in calls)
         self._units = list(units)
         self._weighted_calls = dict.fromkeys(call for call in trace.calls if self._has_weights(call.module))
-        self._result_keys = next((call.outputs for call in trace.calls if not call.path), ())
+        self._network_output_keys = next((call.outputs for call in trace.calls if not call.path), ())
 
     @cached_property
     def calls(self) -> list[ModuleCall]:
-        """Calls of the modules that read feature maps and whose outputs reach the result without a further such module.
+        """Calls of the heads: modules that read feature maps, with no later such module on the way to the result.
 
-        They are children of the network or, if none of these reads a map, of the last one. A classifier's head and the
-        last stage of a backbone are left out.
+        They are children of the network, else of its last child that holds maps. A classifier's head and the last stage
+        of a backbone are left out.
         """
         scope = next((call for call in self.trace.calls if not call.path), None)
         while scope is not None:
             last_calls = [call for call in self._weighted_calls if call.parent is scope and self._is_last(call)]
             readers = [call for call in last_calls if self.maps_read(call)]
             backbones = [call for call in readers if self._is_backbone(call)]
-            calls = [call for call in readers if call not in backbones and not self._reaches_as_vectors(call)]
+            calls = [
+                call for call in readers if call not in backbones and not self._reaches_outputs_only_as_vectors(call)
+            ]
             if calls:
                 return [
                     call
                     for call in calls
-                    if not (self._in_results(self.maps_read(call)) and self._returns_feature_map(call))
+                    if not (self._in_network_outputs(self.maps_read(call)) and self._returns_feature_map(call))
                 ]
             map_holders = [call for call in last_calls if call not in readers and self._holds_maps(call)]
             nested = map_holders or [call for call in backbones if call not in self._units]
@@ -60,7 +62,7 @@ class Heads:
 
     @cached_property
     def output_maps(self) -> set[ValueKey]:
-        """Outputs of convolutions that change the number of channels, with no later layer or activation."""
+        """Outputs of convolutions that change the number of channels, with no later layer; and narrow unit outputs."""
         values = self.trace.values
         last_entries = self._last_entry_ticks(values)
         activated = set(self.trace.activation_inputs)
@@ -80,21 +82,21 @@ class Heads:
                 ):
                     output_maps.add(key)
                 continue
-            scaling_parents = [parent for parent in value.parents if not values[parent].is_fixed_size]
-            if scaling_parents and output_maps.issuperset(scaling_parents):
+            variable_size_parents = [parent for parent in value.parents if not values[parent].is_fixed_size]
+            if variable_size_parents and output_maps.issuperset(variable_size_parents):
                 output_maps.add(key)
         return output_maps | self._narrow_output_maps()
 
     def _narrow_output_maps(self) -> set[ValueKey]:
-        """Return unit outputs in the result, narrower than other units', without norm or activation."""
+        """Return unit outputs in the result that have fewer channels than other units', without norm or activation."""
         values = self.trace.values
         unit_outputs = self._outputs_of(self._units)
         non_conv_outputs = self._layer_outputs.difference(self.trace.convolutions)
         narrow_maps = set()
-        for key in unit_outputs.intersection(self._result_keys).difference(non_conv_outputs):
-            other_widths = [values[other].shape[1] for other in unit_outputs if other != key]
+        for key in unit_outputs.intersection(self._network_output_keys).difference(non_conv_outputs):
+            other_channel_counts = [values[other].shape[1] for other in unit_outputs if other != key]
             is_not_activated = self.trace.activation_inputs.isdisjoint(values[key].parents)
-            if is_not_activated and other_widths and values[key].shape[1] < min(other_widths):
+            if is_not_activated and other_channel_counts and values[key].shape[1] < min(other_channel_counts):
                 narrow_maps.add(key)
         return narrow_maps
 
@@ -102,15 +104,15 @@ class Heads:
     def predictions(self) -> set[ValueKey]:
         """Prediction maps: output maps, outputs of heads, and maps inside a head that keep its inputs' sizes.
 
-        A head that keeps the number of channels may return features; only its output maps count.
+        If a head keeps the number of channels, it may return features, so only its output maps count.
         """
         values = self.trace.values
         predictions = set(self.output_maps)
         for head in self.calls:
             maps = self.maps_read(head)
-            input_widths = {values[key].shape[1] for key in maps}
+            input_channel_counts = {values[key].shape[1] for key in maps}
             if head.single_output in self._returned_keys and all(
-                values[key].shape[1] in input_widths for key in head.outputs
+                values[key].shape[1] in input_channel_counts for key in head.outputs
             ):
                 continue
             predictions.update(set(head.outputs).difference(head.inputs))
@@ -124,7 +126,7 @@ class Heads:
     @cached_property
     def returns_vectors(self) -> bool:
         """True if the result is one vector per image."""
-        values = [self.trace.values[key] for key in self._result_keys if key in self.trace.values]
+        values = [self.trace.values[key] for key in self._network_output_keys if key in self.trace.values]
         return bool(values) and all(len(value.shape) == 2 for value in values)
 
     def maps_read(self, call: ModuleCall) -> set[ValueKey]:
@@ -136,9 +138,9 @@ class Heads:
 
     @cached_property
     def _sources(self) -> dict[ValueKey, frozenset[ValueKey]]:
-        """Maps each value to the feature maps it derives from by functions, views, pooling and resizing.
+        """Maps each value to the feature maps that it derives from by functions, views, pooling and resizing.
 
-        Tokens computed by a layer have no source.
+        Other outputs of layers, such as tokens, have no source.
         """
         values = self.trace.values
         resized = self._resized()
@@ -154,19 +156,21 @@ class Heads:
 
     @cached_property
     def _layer_outputs(self) -> set[ValueKey]:
-        """Outputs of the modules with weights and without children."""
+        """Outputs of layers: modules with weights and without children."""
         return {key for call in self._weighted_calls if not self._children(call.module) for key in call.outputs}
 
     def _content_parents(self, value: Value) -> list[ValueKey]:
-        """Return the parents whose content ``value`` carries; of a map and its gate, the map."""
+        """Return the parents that ``value`` is derived from, leaving out gates."""
         values = self.trace.values
-        scaling_parents = [key for key in value.parents if not values[key].is_fixed_size]
+        variable_size_parents = [key for key in value.parents if not values[key].is_fixed_size]
         if len(value.shape) != 4:
             return (
-                scaling_parents if prod(value.shape) == sum(prod(values[key].shape) for key in scaling_parents) else []
+                variable_size_parents
+                if prod(value.shape) == sum(prod(values[key].shape) for key in variable_size_parents)
+                else []
             )
-        same_width = [key for key in scaling_parents if values[key].shape[1:2] == value.shape[1:2]]
-        return same_width or scaling_parents
+        same_channel_count = [key for key in variable_size_parents if values[key].shape[1:2] == value.shape[1:2]]
+        return same_channel_count or variable_size_parents
 
     def _resized(self) -> set[ValueKey]:
         resized = set()
@@ -183,7 +187,7 @@ class Heads:
 
     @cached_property
     def _last_reads(self) -> dict[ValueKey, int]:
-        """Maps each value to the tick at which a module last read it as a map, or -1."""
+        """Maps each value to the last tick at which a layer read it or a map derived from it, or -1."""
         return self._last_entry_ticks({key for key, sources in self._sources.items() if sources})
 
     def _last_entry_ticks(self, keys: Collection[ValueKey]) -> dict[ValueKey, int]:
@@ -203,14 +207,16 @@ class Heads:
         return {call.single_output for call in calls if call.single_output is not None}
 
     def _is_last(self, call: ModuleCall) -> bool:
-        """Return True if no module with weights reads the outputs of ``call`` on their way to the result."""
+        """Return True if the outputs of ``call`` reach the result without another module with weights."""
         is_not_read_later = all(self._last_reads.get(key, -1) < call.exit_tick for key in call.outputs)
-        return is_not_read_later and not (self._result_ancestors and self._result_ancestors.isdisjoint(call.outputs))
+        return is_not_read_later and not (
+            self._network_output_ancestors and self._network_output_ancestors.isdisjoint(call.outputs)
+        )
 
     @cached_property
-    def _result_ancestors(self) -> set[ValueKey]:
-        """Ancestors of the result; empty if none is a known map, for example after NumPy."""
-        ancestors = set(self._result_keys)
+    def _network_output_ancestors(self) -> set[ValueKey]:
+        """Ancestors of the result; empty if no traced map is among them, as after a computation in NumPy."""
+        ancestors = set(self._network_output_keys)
         for key in reversed(self.trace.values):
             if key in ancestors:
                 ancestors.update(self.trace.values[key].parents)
@@ -220,22 +226,24 @@ class Heads:
         return any(is_within(other, call.path) for calls in self._maps.values() for other in calls)
 
     def _is_backbone(self, call: ModuleCall) -> bool:
-        """Return True if units outside share a class with units inside, or the result holds maps from inside.
+        """Return True if units outside ``call`` share a class with units inside, or the result holds maps from inside.
 
-        A single layer is a backbone if it keeps the width and is not a final convolution.
+        A single layer is a backbone if it does not reduce the number of channels and is not a final convolution.
         """
         if call.single_output in self.output_maps:
             return False
         if call.single_output in self._returned_keys and not self._children(call.module):
-            width = self.trace.values[call.single_output].shape[1]
+            n_channels = self.trace.values[call.single_output].shape[1]
             is_final_conv = (
                 call.single_output in self.trace.convolutions and call.single_output not in self.trace.activation_inputs
             )
-            return not is_final_conv and all(width >= self.trace.values[key].shape[1] for key in self.maps_read(call))
+            return not is_final_conv and all(
+                n_channels >= self.trace.values[key].shape[1] for key in self.maps_read(call)
+            )
         inner_classes = {base_class(unit.module) for unit in self._units if is_within(unit, call.path)}
         if any(base_class(unit.module) in inner_classes for unit in self._units if not is_within(unit, call.path)):
             return True
-        result_maps = set(self._result_keys).intersection(self._returned_keys).difference(call.outputs)
+        result_maps = set(self._network_output_keys).intersection(self._returned_keys).difference(call.outputs)
         return any(is_within(self.trace.values[key].call, call.path) for key in result_maps)
 
     def _returns_feature_map(self, call: ModuleCall) -> bool:
@@ -248,10 +256,10 @@ class Heads:
     def _children(self, module: nn.Module) -> list[nn.Module]:
         return [child for child in module.children() if not self.trace.is_hidden(child)]
 
-    def _in_results(self, keys: Collection[ValueKey]) -> bool:
-        return not set(self._result_keys).isdisjoint(keys)
+    def _in_network_outputs(self, keys: Collection[ValueKey]) -> bool:
+        return not set(self._network_output_keys).isdisjoint(keys)
 
-    def _reaches_as_vectors(self, call: ModuleCall) -> bool:
+    def _reaches_outputs_only_as_vectors(self, call: ModuleCall) -> bool:
         """Return True if the maps that ``call`` reads reach the result only as one vector per image."""
         values = self.trace.values
         inputs = {key for key in call.inputs if self._sources.get(key)}
@@ -266,7 +274,7 @@ class Heads:
                 derived.add(key)
             if not parents.isdisjoint(not_vectors) and not _is_vector(value, batch_sizes):
                 not_vectors.add(key)
-        return self._in_results(derived) and not self._in_results(not_vectors)
+        return self._in_network_outputs(derived) and not self._in_network_outputs(not_vectors)
 
 
 def _is_vector(value: Value, batch_sizes: Collection[int]) -> bool:

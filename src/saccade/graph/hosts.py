@@ -15,15 +15,14 @@ from saccade.errors import UserError
 
 __all__ = ["check_network", "check_not_distributed", "check_traceable", "check_two_dimensional"]
 
-_SHAPES = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
+_SHAPE_BY_RANK = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
 
 
 def check_network(host: object, role: str = "the host") -> None:
-    """Check that ``host`` is a network.
+    """Check that ``host`` is a network whose ``train()`` sets the mode.
 
     Raises:
-        UserError: it is not a ``torch.nn.Module``, or its ``train()`` starts training, as that of ultralytics' ``YOLO``
-            does.
+        UserError: ``host`` is not a ``torch.nn.Module``, or its ``train()`` starts training (ultralytics' ``YOLO``).
     """
     if not isinstance(host, nn.Module):
         raise UserError(f"{role} must be a torch.nn.Module, got {type(host).__name__}")
@@ -49,7 +48,8 @@ def check_not_distributed(host: nn.Module) -> None:
     """Check that no wrapper in ``host`` would leave new parameters unsynchronised.
 
     Raises:
-        UserError: it is not a network, or a part of it is in DistributedDataParallel, ``fully_shard`` or ``replicate``.
+        UserError: ``host`` is not a network, or DistributedDataParallel, ``fully_shard`` or ``replicate`` wraps a
+            module in it.
     """
     check_network(host)
     for module in host.modules():
@@ -65,7 +65,7 @@ def _distributed_wrapper(module: nn.Module) -> str | None:
     """Return the name of the wrapper that synchronises parameters of ``module``, or None."""
     if isinstance(module, nn.parallel.DistributedDataParallel):
         return "DistributedDataParallel"
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # such a module exists only if its package was imported
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")  # loaded only if the host's code imported it
     if fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)):
         return "FSDP"
     composable: Any = sys.modules.get("torch.distributed._composable")
@@ -77,7 +77,7 @@ def check_traceable(host: nn.Module) -> None:
     """Check that a forward pass of ``host`` can be traced.
 
     Raises:
-        UserError: it is not a network, or a part of it is compiled, lazy, or on the meta device.
+        UserError: ``host`` is not a network, or a part of ``host`` is compiled, lazy, or on the meta device.
     """
     check_network(host)
     for path, module in host.named_modules():
@@ -98,14 +98,14 @@ def check_traceable(host: nn.Module) -> None:
 
 
 def check_two_dimensional(host: nn.Module) -> None:
-    """Raise UserError if ``host`` has convolutions, but none of maps (B, C, H, W)."""
+    """Raise UserError if ``host`` has convolutions, but no convolution of maps (B, C, H, W)."""
     weights = [getattr(module, "weight", None) for module in host.modules() if isinstance(module, _ConvNd)]
     ranks = {weight.ndim for weight in weights if isinstance(weight, torch.Tensor)}
     if ranks and 4 not in ranks:
-        shapes = " and ".join(f"{_SHAPES[rank]}, of rank {rank}" for rank in sorted(ranks))
+        shapes = " and ".join(f"{_SHAPE_BY_RANK[rank]}, of rank {rank}" for rank in sorted(ranks))
         raise UserError(
             f"{type(host).__name__} is a {'- and '.join(str(rank - 2) for rank in sorted(ranks))}-D network, which is "
-            f"not supported: its convolutions make maps {shapes}; a mechanism needs maps (B, C, H, W), of rank 4"
+            f"not supported: its convolutions return maps {shapes}; a mechanism needs maps (B, C, H, W), of rank 4"
         )
 
 

@@ -15,18 +15,17 @@ from saccade.image_size import parse_size
 __all__ = ["example_input", "is_out_of_memory"]
 
 _FOLDED_CHANNELS = 16
-"""Least number of input channels that indicates pixels folded into channels."""
+"""Number of input channels from which pixels count as folded into channels."""
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
     """Return the positional arguments of one forward pass of ``model``.
 
     Args:
-        model: its first floating-point parameter gives device and dtype.
-        input: a size (C, H, W) of normal pixels, the same each time; None for the size in timm's ``pretrained_cfg``,
-            else 3×224×224, with the channels of the first convolution; a tuple of several arguments; or the one
-            argument.
-        batch: number of images.
+        model: network, whose first floating-point parameter gives device and dtype.
+        input: a size (C, H, W), for random pixels with a fixed seed; None for the size in timm's ``pretrained_cfg``,
+            else 3×224×224, with the channels of the first convolution; a tuple of arguments; or one argument.
+        batch: number of random images.
 
     Raises:
         UserError: a size is not three positive integers, ``batch`` is not positive, or there is not enough memory.
@@ -64,6 +63,6 @@ def _default_size(model: nn.Module) -> tuple[int, ...]:
     config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
     config_size = tuple(config["input_size"]) if isinstance(config, dict) and "input_size" in config else None
     size = config_size or (3, 224, 224)
-    # The network may have been built for other channels than its pretrained weights.
-    first_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
-    return (first_channels if config_size is None or first_channels < _FOLDED_CHANNELS else size[0], *size[1:])
+    # The network may have been built for another number of channels than its pretrained weights.
+    in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
+    return (in_channels if config_size is None or in_channels < _FOLDED_CHANNELS else size[0], *size[1:])

@@ -29,7 +29,7 @@ _LOG = logging.getLogger("saccade")
 
 @dataclass(frozen=True)
 class ChosenSites:
-    """The chosen sites, in order of execution, and the position they were found at."""
+    """Sites in order of execution, and the position that selected them."""
 
     sites: list[Site]
     position: str
@@ -38,15 +38,15 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position, fall back to residual, block, then stage; if the suffix fits nothing, use
-    every match. The log and the returned position state the fallback.
+    If the host lacks the paper's position, fall back to residual, block, then stage; if its suffix matches no site,
+    drop the suffix. The log and the returned position name the fallback.
 
     Args:
         inspection: the inspected host.
         where: a position (``POSITIONS``), optionally with an index or slice or with ``[first]`` or ``[last]`` of each
             stage; a path or glob of modules; either restricted to stages (``conv3x3 in stage[-3:]``); or a list of
             these.
-        spec: SPEC of the mechanism, with the position that ``paper`` stands for.
+        spec: specification of the mechanism, which names the position that ``paper`` stands for.
 
     Raises:
         UserError: ``where`` matches no site; the message lists the candidates.
@@ -71,7 +71,7 @@ def where_items(where: str | Sequence[str]) -> list[str]:
     """Return ``where`` as a list of strings.
 
     Raises:
-        UserError: it is not a string or a list of strings, or is an empty list.
+        UserError: ``where`` is not a string or a list of strings, or is an empty list.
     """
     if not isinstance(where, (str, Sequence)) or not all(isinstance(item, str) for item in where):
         raise UserError(f"where is a position, a path or glob of modules, or a list of these; got {where!r}")
@@ -81,7 +81,7 @@ def where_items(where: str | Sequence[str]) -> list[str]:
 
 
 def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[Site], str]:
-    """Return the sites of one item of ``where``, and their position."""
+    """Return the sites that one item of ``where`` selects, and their position."""
     if not where.strip():
         raise UserError(f"where contains an empty string; name a position ({', '.join(POSITIONS)}) or a module")
     position, stages, suffix = _split_stages(where)
@@ -108,7 +108,7 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
 
 
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
-    """Return the sites and the name of the paper's position, or of the first fallback in the host."""
+    """Return the sites and name of the paper's position, or of the first fallback in the host."""
     paper_position = spec.position[position_key(inspection.structure.trace.host, spec)]
     base, stages, _ = _split_stages(paper_position)
     position, suffix = _split_suffix(base)
@@ -143,7 +143,7 @@ def _split_stages(where: str) -> tuple[str, str, str]:
 
 
 def _in_stages(sites: list[Site], stages: str, where: str) -> list[Site]:
-    """Return those of ``sites`` in ``stages``, an index or slice into the stages that have sites."""
+    """Return the sites in ``stages``, an index or slice of the stages that have sites."""
     last_of_stage = {site.stage: site for site in sites}
     chosen = _apply_suffix([last_of_stage[stage] for stage in sorted(last_of_stage)], stages, where)
     return [site for site in sites if any(site.stage == chosen_site.stage for chosen_site in chosen)]
@@ -174,7 +174,7 @@ def _apply_suffix(sites: list[Site], suffix: str, where: str) -> list[Site]:
 
 
 def paths_at(structure: Structure, position: str) -> list[str]:
-    """Return the modules whose maps are at ``position``, in order of execution.
+    """Return the paths of the modules whose maps are at ``position``, in order of execution.
 
     Raises:
         ValueError: ``position`` is ``paper`` or unknown.
@@ -200,7 +200,7 @@ def paths_at(structure: Structure, position: str) -> list[str]:
 
 
 def sites_at(inspection: Inspection, position: str) -> list[Site]:
-    """Return the sites at ``position``, which must not be ``paper``, in order of execution."""
+    """Return the sites at ``position`` in order of execution, or []; ``paper`` is not allowed."""
     structure = inspection.structure
     if position == "residual" and structure.units_without_end:
         _LOG.warning(
@@ -209,7 +209,7 @@ def sites_at(inspection: Inspection, position: str) -> list[Site]:
         )
     if position == "activated":
         inputs = [(path, is_input) for path, is_input in activated(structure) if path in inspection.sites]
-        return [inspection.entering(path) if is_input else inspection.sites[path] for path, is_input in inputs]
+        return [inspection.input_site(path) if is_input else inspection.sites[path] for path, is_input in inputs]
     return [inspection.sites[path] for path in paths_at(structure, position) if path in inspection.sites]
 
 
@@ -243,7 +243,7 @@ def _host_name(inspection: Inspection) -> str:
 
 
 def position_key(host: nn.Module, spec: Spec) -> str:
-    """Return the longest key of ``spec.position`` in the host's architecture or class name, else ``default``."""
+    """Return the longest key of ``spec.position`` that the host's architecture or class name contains, or "default"."""
     config = getattr(host, "pretrained_cfg", None)
     name = str(config.get("architecture", "")) if isinstance(config, dict) else ""
     names = f"{name} {type(host).__name__}".lower().replace("_", "")

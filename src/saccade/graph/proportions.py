@@ -1,4 +1,4 @@
-"""Values of a traced forward pass whose height and width scale with the image."""
+"""Detect values of a traced forward pass whose height and width scale with the image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["image_shaped_values", "image_sizes"]
 
 
 def image_sizes(trace: Trace) -> set[tuple[int, int]]:
-    """Return the size of the image and the sizes it is resized to before the first convolution."""
+    """Return the image's size and the sizes that it is resized to before the first convolution."""
     if trace.image_size is None:
         return set()
     values = trace.values
@@ -24,7 +24,7 @@ def image_sizes(trace: Trace) -> set[tuple[int, int]]:
 
 
 def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) -> set[ValueKey]:
-    """Return the values (B, C, H, W) with the proportions of an image size, or scaled or trimmed from such a value.
+    """Return the values (B, C, H, W) with the proportions of an image size, or scaled or trimmed from such values.
 
     Crops and convolutions without padding trim height and width equally.
     """
@@ -44,12 +44,12 @@ def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) 
 
 def _has_proportions(size: tuple[int, int], image_size: tuple[int, int]) -> bool:
     (h, w), (image_height, image_width) = size, image_size
-    # Allow one pixel of rounding per side, at the scale of the larger of the two.
+    # Allow one pixel of rounding per side, at the scale of the larger size.
     return abs(h * image_width - w * image_height) <= (image_height + image_width) * max(1.0, h / image_height)
 
 
 def _is_trimmed(size: tuple[int, int], parent_size: tuple[int, int]) -> bool:
-    """Return True if ``size`` is ``parent_size`` over 1, 2 or 4, trimmed equally in height and width."""
+    """Return True if ``size`` is ``parent_size`` divided by 1, 2 or 4, trimmed equally in height and width."""
     (h, w), (height, width) = size, parent_size
     strides = (stride for stride in (1, 2, 4) if h * stride <= height and w * stride <= width)
     return any(abs((height - stride * h) - (width - stride * w)) < stride for stride in strides)

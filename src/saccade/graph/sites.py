@@ -1,4 +1,4 @@
-"""The sites of a network: modules that return one feature map, whose height and width scale with the image."""
+"""The sites of a network: feature maps whose height and width scale with the image."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ __all__ = ["Inspection", "Site", "inspect_network"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """A place for a plug: one feature map (B, C, H, W), at a module's output or input."""
+    """A place for a plug: one feature map (B, C, H, W), the output or input of a module."""
 
     path: str
-    """Path of the module that returns the map; for an input site, of ``parent``."""
+    """Path of the module that returns the map; of ``parent`` if no module does."""
     parent: str
-    """Path of the module that holds the plug, usually ``path`` itself."""
+    """Path of the module that gets the plug: ``path``, or a module inside or after it."""
     entering: bool
-    """True if the map is the parent's input instead of its output."""
+    """True if the map is the parent's input, not its output."""
     channels: int
     size: tuple[int, int]
-    """Height and width at the first call, for the image of the inspection."""
+    """Height and width at the first call, for the input of the inspection."""
     stage: int
     """Stage of the site, from 0."""
     calls: int
     """Number of calls of the parent in one forward pass."""
     kind: str
-    """Class name of the module."""
+    """Class name of the module at ``path``."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Earlier versions pickled ``parent`` as ``carrier``.
@@ -48,7 +48,7 @@ class Inspection:
     structure: Structure
     arguments: Arguments
 
-    def entering(self, path: str) -> Site:
+    def input_site(self, path: str) -> Site:
         """Return the site at the input of the module at ``path``."""
         call = self.structure.maps[path][0]
         assert call.first_input is not None, "a map is a tensor"
@@ -64,7 +64,7 @@ def inspect_network(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module]
 
     Args:
         host: any network.
-        input: see :func:`saccade.sites`.
+        input: as for :func:`.inputs.example_input`, or a dict of keyword arguments.
         is_hidden: function that returns True for modules to treat as identities.
 
     Raises:
@@ -76,16 +76,17 @@ def inspect_network(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module]
     n_calls = {path: len(calls) for path, calls in host_trace.calls_by_path().items()}
     sites = {}
     for path, calls in structure.maps.items():
-        holder, value = structure.plug_holder(path), structure.value(path)
-        if holder is not None:
+        parent, value = structure.plug_parent(path), structure.value(path)
+        if parent is not None:
+            parent_path, is_input = parent
             sites[path] = Site(
                 path=path,
-                parent=holder[0],
-                entering=holder[1],
+                parent=parent_path,
+                entering=is_input,
                 channels=value.shape[1],
                 size=(value.shape[2], value.shape[3]),
                 stage=structure.stage(path),
-                calls=n_calls[holder[0]],
+                calls=n_calls[parent_path],
                 kind=type(calls[0].module).__name__,
             )
     if not sites:

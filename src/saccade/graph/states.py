@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["device_types", "inference_only", "preserve_state", "training_copy"]
+__all__ = ["device_types", "preserve_state", "training_copy", "without_gradients"]
 
 
 @contextmanager
 def preserve_state(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into eval mode; restore all modes, buffers and random generators at the end of the block."""
+    """Put ``model`` into eval mode; after the block, restore all modes, buffers and torch's random generators."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [
         (module, name, buffer, buffer.detach().clone())
@@ -52,8 +52,8 @@ def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 
 @contextmanager
-def inference_only(model: nn.Module) -> Iterator[None]:
-    """Preserve the state of ``model``; disable gradients, inference mode and autocast in the block."""
+def without_gradients(model: nn.Module) -> Iterator[None]:
+    """Preserve the state of ``model``; disable gradients, inference mode and autocast for the block."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(preserve_state(model))
@@ -64,20 +64,20 @@ def inference_only(model: nn.Module) -> Iterator[None]:
 
 
 def device_types(model: nn.Module) -> list[str]:
-    """Return the types of the devices that ``model`` computes on, always with ``cpu``."""
+    """Return the types of the devices that ``model`` computes on, and ``cpu``."""
     return sorted({"cpu", *(p.device.type for p in model.parameters())} - {"meta"})
 
 
 @contextmanager
 def training_copy(host: nn.Module) -> Iterator[nn.Module]:
     """Yield a copy of ``host`` in training mode, without gradients; the block may change the copy's parameters."""
-    with _silenced(), inference_only(host):
+    with _silenced(), without_gradients(host):
         yield copy.deepcopy(host).train()
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Silence warnings; restore Python's and NumPy's random generators at the end."""
+    """Silence warnings; restore Python's and NumPy's random generators after the block."""
     numpy: Any = sys.modules.get("numpy")
     old_states = random.getstate(), numpy and numpy.random.get_state()
     try:

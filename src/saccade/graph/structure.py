@@ -22,8 +22,8 @@ from saccade.parent_class import base_class
 __all__ = ["Structure", "declared_features"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_CHILDREN = {"children", "named_children", "_modules"}
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_CHILD_ACCESSORS = {"children", "named_children", "_modules"}
+_LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def declared_features(host: nn.Module) -> list[tuple[str, bool]]:
@@ -59,8 +59,8 @@ class Structure:
     def residual_ends(self) -> list[tuple[str, str]]:
         """Pairs of a unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a residual branch to its shortcut; siblings without an addition end in
-        their own output.
+        A unit is the innermost module that adds a residual branch to its shortcut; modules like it without an addition
+        end in their own output.
         """
         branches_by_end: dict[str, tuple[str, set[ValueKey | None]]] = {}
         for call, addition, branch in self.residual_branches:
@@ -70,20 +70,23 @@ class Structure:
         ends = [
             (unit, path)
             for path, (unit, keys) in branches_by_end.items()
-            # A module that is also called elsewhere is not an end.
+            # A module that also computes other values is not an end.
             if {call.single_output for call in self.maps[path]} <= keys
         ]
-        for sibling in self._siblings({call.path for call, _, _ in self.residual_branches}):
-            sibling_outputs = [call.single_output for call in self.maps[sibling]]
+        for module_path in self._modules_like({call.path for call, _, _ in self.residual_branches}):
+            module_outputs = [call.single_output for call in self.maps[module_path]]
             inner_calls = [
                 calls[-1]
                 for path, calls in self.maps.items()
-                if path.startswith(sibling + ".")
-                and [call.single_output for call in calls] == sibling_outputs
+                if path.startswith(module_path + ".")
+                and [call.single_output for call in calls] == module_outputs
                 and not self._returns_input(calls[-1])
             ]
             ends.append(
-                (sibling, max(inner_calls, key=lambda call: call.exit_tick, default=self.maps[sibling][-1]).path)
+                (
+                    module_path,
+                    max(inner_calls, key=lambda call: call.exit_tick, default=self.maps[module_path][-1]).path,
+                )
             )
         return sorted(ends, key=lambda end: self.maps[end[1]][0].exit_tick)
 
@@ -100,7 +103,7 @@ class Structure:
         """Triples of a unit's call, its addition and the key of its residual branch."""
         branches = []
         for addition in self.trace.additions:
-            unit = self._owner(addition.call)
+            unit = self._parameter_owner(addition.call)
             branch = self._branch(addition, unit)
             if branch is not None:
                 branches.append((unit, addition, branch))
@@ -110,21 +113,21 @@ class Structure:
     def units(self) -> list[str]:
         """The repeated units, in order of execution.
 
-        They are the units with a residual branch and their siblings, else the innermost modules of a repeated class
-        with two convolutions, else with one.
+        They are the modules with a residual branch and modules like them, else the innermost modules of a repeated
+        class with two convolutions, else with one.
         """
         units_with_addition = {call.path for call, _, _ in self.residual_branches}
         units = {
-            path for path in (*units_with_addition, *self._siblings(units_with_addition)) if path in self.maps
-        } or self._repeated()
+            path for path in (*units_with_addition, *self._modules_like(units_with_addition)) if path in self.maps
+        } or self._repeated_modules()
         return self.in_order(units)
 
     @cached_property
     def stages(self) -> list[str]:
-        """Modules that end the stages, in order: those the host declares, else the last one before each halving.
+        """Modules that end the stages, in order: as the host declares, else the last module before each halving.
 
-        Modules before the first unit are the stem; if there are units, a stage holds at least one. Prediction maps do
-        not end a stage.
+        Modules before the first unit are the stem; if there are units, every stage holds one of them. Prediction maps
+        do not end a stage.
         """
         first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
         declared_ends = [
@@ -145,11 +148,11 @@ class Structure:
     def heads(self) -> Heads:
         """Heads of the network."""
         units_with_addition = {unit.path for unit, _, _ in self.residual_branches}
-        units = [path for path in (*units_with_addition, *self._siblings(units_with_addition)) if path in self.maps]
+        units = [path for path in (*units_with_addition, *self._modules_like(units_with_addition)) if path in self.maps]
         return Heads(self.trace, self.maps, [call for path in units for call in self.maps[path]])
 
     def producer(self, keys: Collection[ValueKey | None]) -> str | None:
-        """Return the outermost module all of whose calls computed one of ``keys``, or None."""
+        """Return the last module whose calls all computed one of ``keys``, or None."""
         producers = [
             path
             for path, calls in self.maps.items()
@@ -158,19 +161,19 @@ class Structure:
         return max(producers, key=lambda path: self.maps[path][0].exit_tick, default=None)
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
-        """Sort paths of modules by execution."""
+        """Sort module paths by order of execution."""
         return sorted(paths, key=lambda path: self.maps[path][0].exit_tick)
 
     def value(self, path: str) -> Value:
-        """Return the first value that the module at ``path`` returned."""
+        """Return the value that the first call of the module at ``path`` returned."""
         single_output = self.maps[path][0].single_output
         assert single_output is not None, "a map is a tensor"
         return self.trace.values[single_output]
 
     def weight_dtype(self, path: str, parent: str) -> torch.dtype:
         """Return the dtype of a plug's parameters at ``path``: float32 if ``parent`` runs under autocast."""
-        has_autocast = any(call.has_autocast for call in self.trace.calls_by_path()[parent])
-        return torch.float32 if has_autocast else self.value(path).dtype
+        runs_under_autocast = any(call.runs_under_autocast for call in self.trace.calls_by_path()[parent])
+        return torch.float32 if runs_under_autocast else self.value(path).dtype
 
     def stage(self, path: str) -> int:
         """Return the stage of the module at ``path``, from 0."""
@@ -178,36 +181,38 @@ class Structure:
         earlier_stages = sum(self.maps[stage][0].exit_tick < tick for stage in self.stages)
         return min(earlier_stages, max(len(self.stages) - 1, 0))
 
-    def plug_holder(self, path: str) -> tuple[str, bool] | None:
-        """Return the module that can hold a plug for the map of ``path``, and True if the map is its input.
+    def plug_parent(self, path: str) -> tuple[str, bool] | None:
+        """Return the path of the module that can hold a plug for the map of ``path``, and True for its input; or None.
 
-        A container would run the plug as a child. It is replaced by the last inner module that returns the map, else by
-        the map's only reader.
+        A container would run the plug as a child, so its plug goes to the last inner module that returns the map, else
+        to the map's only reader.
         """
         calls = self.maps[path]
         if not _is_container(calls[0].module):
             return path, False
         outputs = [call.single_output for call in calls]
         inner_calls = [
-            name_calls[-1]
-            for name, name_calls in self.maps.items()
-            if name.startswith(path + ".")
-            and not _is_container(name_calls[0].module)
-            and [c.single_output for c in name_calls] == outputs
+            path_calls[-1]
+            for inner_path, path_calls in self.maps.items()
+            if inner_path.startswith(path + ".")
+            and not _is_container(path_calls[0].module)
+            and [c.single_output for c in path_calls] == outputs
         ]
         if inner_calls:
             return max(inner_calls, key=lambda c: c.exit_tick).path, False
         if not isinstance(calls[0].module, _CONTAINERS):
             return path, False
-        for name, name_calls in sorted(self.trace.calls_by_path().items(), key=lambda item: item[1][0].entry_tick):
+        for reader_path, reader_calls in sorted(
+            self.trace.calls_by_path().items(), key=lambda item: item[1][0].entry_tick
+        ):
             if (
-                name
-                and not _is_container(name_calls[0].module)
-                and [c.first_input for c in name_calls] == outputs
-                and name_calls[0].entry_tick > calls[0].exit_tick
-                and all(is_within(user, name) for key in outputs if key for user in self.trace.values[key].users)
+                reader_path
+                and not _is_container(reader_calls[0].module)
+                and [c.first_input for c in reader_calls] == outputs
+                and reader_calls[0].entry_tick > calls[0].exit_tick
+                and all(is_within(user, reader_path) for key in outputs if key for user in self.trace.values[key].users)
             ):
-                return name, True
+                return reader_path, True
         return None
 
     def _is_map(self, call: ModuleCall) -> bool:
@@ -233,8 +238,8 @@ class Structure:
     def _returns_input(self, call: ModuleCall) -> bool:
         return call.single_output in call.inputs
 
-    def _owner(self, call: ModuleCall) -> ModuleCall:
-        """Return the innermost call around ``call`` with parameters in its children."""
+    def _parameter_owner(self, call: ModuleCall) -> ModuleCall:
+        """Return ``call``, or its innermost ancestor, whose module has children with parameters."""
         while call.parent is not None and not any(True for c in self._children(call.module) for _ in c.parameters()):
             call = call.parent
         return call
@@ -243,10 +248,10 @@ class Structure:
         return [child for child in module.children() if not self.trace.is_hidden(child)]
 
     def _count_layers(self, module: nn.Module) -> int:
-        return isinstance(module, _CONVOLUTIONS) + sum(map(self._count_layers, self._children(module)))
+        return isinstance(module, _LAYER_TYPES) + sum(map(self._count_layers, self._children(module)))
 
     def _ancestors(self, key: ValueKey, entry_tick: int) -> set[ValueKey]:
-        """Return ``key``, its ancestors created after ``entry_tick``, and their parents."""
+        """Return ``key``, its ancestors created after ``entry_tick``, and the parents of these."""
         ancestors, queue = {key}, [key]
         while queue:
             value = self.trace.values[queue.pop()]
@@ -259,7 +264,7 @@ class Structure:
     def _branch(self, addition: Addition, unit: ModuleCall) -> ValueKey | None:
         """Return the summand that is the residual branch and not the shortcut; None if neither is."""
         if unit.path in self.maps and self.value(unit.path).shape[1] != self._channels(addition.left):
-            return None  # it sums parts of the map, as in Res2Net
+            return None  # the addition sums slices of the map, as in Res2Net
         left, right = (self._ancestors(key, unit.entry_tick) for key in (addition.left, addition.right))
         if addition.right in left:
             return addition.left
@@ -267,21 +272,21 @@ class Structure:
             return addition.right
         if not left & right:
             return None
-        depths = [len(self._layers(summand - other) - {unit}) for summand, other in ((left, right), (right, left))]
-        if depths[0] == depths[1]:
-            return None  # branches of equal depth: neither is a shortcut
-        return addition.left if depths[0] > depths[1] else addition.right
+        n_layers = [len(self._layers(summand - other) - {unit}) for summand, other in ((left, right), (right, left))]
+        if n_layers[0] == n_layers[1]:
+            return None  # as many layers in both: neither is a shortcut
+        return addition.left if n_layers[0] > n_layers[1] else addition.right
 
     def _channels(self, key: ValueKey | None) -> int:
         return self.trace.values[key].shape[1] if key is not None else 0
 
     def _layers(self, keys: Iterable[ValueKey]) -> set[ModuleCall]:
-        """Return the calls, of modules with own parameters, that computed ``keys``."""
+        """Return the calls that computed ``keys``, of modules with parameters of their own."""
         calls = {self.trace.values[key].call for key in keys}
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
     def _branch_call(self, key: ValueKey, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """Return the outermost call inside ``unit`` that computed the branch, else that returned it."""
+        """Return the outermost call inside ``unit`` that computed, or else returned, the branch."""
         returning_calls = [
             call
             for path, calls in self.maps.items()
@@ -292,10 +297,10 @@ class Structure:
         computing_calls = [call for call in returning_calls if not self._returns_input(call)]
         return max(computing_calls or returning_calls, key=lambda call: call.exit_tick, default=None)
 
-    def _siblings(self, units: set[str]) -> list[str]:
-        """Return modules without an addition of the class of ``units``, or of their path pattern with two layers."""
+    def _modules_like(self, units: set[str]) -> list[str]:
+        """Return modules that have no addition but share a class, or a path pattern and two layers, with ``units``."""
         modules = {path: calls[0].module for path, calls in self.maps.items()}
-        units_with_addition = {self._owner(addition.call).path for addition in self.trace.additions}
+        units_with_addition = {self._parameter_owner(addition.call).path for addition in self.trace.additions}
         unit_paths = {path for path in units if path in modules}
         classes = {base_class(modules[path]) for path in unit_paths}
         patterns = {_path_pattern(path) for path in unit_paths}
@@ -308,16 +313,18 @@ class Structure:
             and (base_class(module) in classes or (_path_pattern(path) in patterns and self._count_layers(module) >= 2))
         ]
 
-    def _repeated(self) -> set[str]:
+    def _repeated_modules(self) -> set[str]:
         modules = {
             path: calls[0].module
             for path, calls in self.maps.items()
             if type(calls[0].module) not in _CONTAINERS and self._children(calls[0].module)
         }
         counts = Counter(map(base_class, modules.values()))
-        for least in (2, 1):
+        for min_convolutions in (2, 1):
             candidates = {
-                p for p, m in modules.items() if counts[base_class(m)] > 1 and self._count_convolutions(p) >= least
+                p
+                for p, m in modules.items()
+                if counts[base_class(m)] > 1 and self._count_convolutions(p) >= min_convolutions
             }
             innermost = {p for p in candidates if not any(other.startswith(p + ".") for other in candidates)}
             if innermost:
@@ -325,9 +332,9 @@ class Structure:
         return set()
 
     def _count_convolutions(self, path: str) -> int:
-        """Return the number of inner convolutions that return maps; those of an SE return vectors."""
+        """Return the number of inner layers that return maps; those of gates return vectors."""
         return sum(
-            p.startswith(path + ".") and isinstance(calls[0].module, _CONVOLUTIONS) for p, calls in self.maps.items()
+            p.startswith(path + ".") and isinstance(calls[0].module, _LAYER_TYPES) for p, calls in self.maps.items()
         )
 
     def _last_map(self, path: str) -> str | None:
@@ -341,7 +348,7 @@ class Structure:
         return {call.single_output for call in self.maps[path]}
 
     def _level(self, path: str) -> int:
-        """Return the rounded number of halvings from the image to the map."""
+        """Return the number of halvings from the image to the module's map, rounded."""
         height = max(self.value(p).shape[2] for p in self.maps)
         height = max([height, *(size[0] for size in self._image_sizes)])
         return round(math.log2(height / self.value(path).shape[2]))
@@ -353,14 +360,14 @@ class Structure:
             return bool(inner_units) and all(self._level(unit) == level for unit in inner_units)
         if isinstance(self.maps[path][0].module, _CONTAINERS):
             return False
-        convolutions = (p for p, calls in self.maps.items() if isinstance(calls[0].module, _CONVOLUTIONS))
+        convolutions = (p for p, calls in self.maps.items() if isinstance(calls[0].module, _LAYER_TYPES))
         return any(self._level(p) == level for p in convolutions)
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Return True for modules that run their children in turn."""
+    """Return True for containers: modules that run all their children in turn."""
     code = getattr(base_class(module).forward, "__code__", None)
-    return isinstance(module, _CONTAINERS) or (code is not None and not _CHILDREN.isdisjoint(code.co_names))
+    return isinstance(module, _CONTAINERS) or (code is not None and not _CHILD_ACCESSORS.isdisjoint(code.co_names))
 
 
 def _path_pattern(path: str) -> str:

@@ -1,7 +1,7 @@
-"""A recorded forward pass: the tensors that each module returned, and those that each was computed from.
+"""Recorded forward passes: the outputs of modules, and the tensors from which each was computed.
 
-Values are identified by tensor and version, because in-place changes make new values. Hooks record modules, a
-``TorchFunctionMode`` the functions between them.
+A value is one version of a tensor, because in-place changes make new values. Hooks record modules; a
+``TorchFunctionMode`` records the functions between them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from saccade.errors import UserError
 from saccade.graph.hosts import check_traceable, check_two_dimensional
 from saccade.graph.inputs import example_input
-from saccade.graph.states import device_types, inference_only
+from saccade.graph.states import device_types, without_gradients
 from saccade.graph.values import Addition, ConvolutionCall, ModuleCall, Value, ValueKey
 from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.tensors import tensors_in
@@ -32,7 +32,7 @@ _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _CONVOLUTIONS = {"conv2d", "deform_conv2d"}
 _ACTIVATIONS = ("elu", "silu", "mish", "swish")
-"""Parts of the names of hidden activations; sigmoid, tanh and softmax may also end a network."""
+"""Parts of the names of activations used between layers; sigmoid, tanh and softmax may also end a network."""
 
 
 class Trace:
@@ -45,7 +45,7 @@ class Trace:
         self.values: dict[ValueKey, Value] = {}
         self.additions: list[Addition] = []
         self.convolutions: dict[ValueKey, ConvolutionCall] = {}
-        """Convolutions by the key of their output."""
+        """Maps the key of an output to its convolution."""
         self.activation_inputs: set[ValueKey] = set()
         """Keys of the values that entered an activation such as a ReLU."""
         self.image_size: tuple[int, int] | None = None
@@ -101,16 +101,17 @@ class Trace:
             or all(self.values[p].is_fixed_size for p in known_parents)
             or self._is_global_pool(tensor, known_parents, name)
         )
-        scaling_parents = [self.values[p] for p in known_parents if not self.values[p].is_fixed_size]
+        variable_size_parents = [self.values[p] for p in known_parents if not self.values[p].is_fixed_size]
         is_matrix = name in _PRODUCTS or (
-            bool(scaling_parents) and all(v.is_matrix and v.shape[-2:] == tensor.shape[-2:] for v in scaling_parents)
+            bool(variable_size_parents)
+            and all(v.is_matrix and v.shape[-2:] == tensor.shape[-2:] for v in variable_size_parents)
         )
         call = self._stack[-1] if self._stack else None
         self.values[key] = _value(tensor, self.advance_clock(), call, known_parents, is_fixed_size, is_matrix)
         self._latest_keys[key[0]] = key
 
     def record_use(self, keys: Sequence[ValueKey]) -> None:
-        """Record that a function reads ``keys``."""
+        """Record that a function reads the values at ``keys``."""
         if self._stack and self.is_hidden(self._stack[-1].module):
             return
         for key in keys:
@@ -118,12 +119,12 @@ class Trace:
                 self.values[key].users.append(self._stack[-1] if self._stack else None)
 
     def record_activation(self, keys: Sequence[ValueKey]) -> None:
-        """Record that ``keys`` enter an activation."""
+        """Record that the values at ``keys`` enter an activation."""
         if not (self._stack and self.is_hidden(self._stack[-1].module)):
             self.activation_inputs.update(keys)
 
     def record_addition(self, left: ValueKey, right: ValueKey) -> None:
-        """Record the sum of two maps."""
+        """Record the sum of two maps of one shape."""
         if not self._stack or self.is_hidden(self._stack[-1].module):
             return
         a, b = self.values.get(left), self.values.get(right)
@@ -149,11 +150,13 @@ class Trace:
         tensors = list(tensors_in((args, kwargs)))
         inputs = tuple(self.key_of(t) for t in tensors)
         for tensor, key in zip(tensors, inputs, strict=True):
-            if key[0] in self._latest_keys:  # it may have changed in place through a view
+            if key[0] in self._latest_keys:  # the tensor may have changed in place through a view
                 self.record_value(tensor, (key,), "")
         parent = self._stack[-1] if self._stack else None
-        has_autocast = any(map(torch.is_autocast_enabled, self._device_types))
-        self._stack.append(ModuleCall(path, module, parent, self.advance_clock(), first_input, inputs, has_autocast))
+        runs_under_autocast = any(map(torch.is_autocast_enabled, self._device_types))
+        self._stack.append(
+            ModuleCall(path, module, parent, self.advance_clock(), first_input, inputs, runs_under_autocast)
+        )
 
     def leave_module(self, module: nn.Module, output: Any) -> None:
         """Record the end of a module call; drop inner calls that did not return."""
@@ -173,7 +176,7 @@ class Trace:
         self.calls.append(call)
 
     def _resolve(self, key: ValueKey) -> ValueKey | None:
-        """Return ``key`` if recorded, else the last recorded key of its tensor, which a view has changed since."""
+        """Return ``key`` if recorded, else the last recorded key of the tensor, changed in place through a view."""
         return key if key in self.values else self._latest_keys.get(key[0])
 
     def _is_global_pool(self, tensor: Tensor, parents: Sequence[ValueKey], name: str) -> bool:
@@ -231,7 +234,7 @@ def _value(
 
 
 def _attempts(host: nn.Module, input: Any) -> list[Arguments]:
-    """Return the arguments to try in turn; by default an image that is not square comes first."""
+    """Return the arguments to try, in order; without ``input``, a non-square image is tried first."""
     if isinstance(input, Mapping):
         return [((), dict(input))]
     arguments = example_input(host, input)
@@ -257,8 +260,8 @@ def _without_checkpointing(host: nn.Module) -> Iterator[None]:
 
 
 def run(host: nn.Module, arguments: Arguments, context: AbstractContextManager[object] | None = None) -> Any:
-    """Run one forward pass in eval mode inside ``context``, without gradients and side effects; return its result."""
-    with inference_only(host), context or nullcontext():
+    """Run one forward pass in eval mode inside ``context``, without gradients or side effects; return the output."""
+    with without_gradients(host), context or nullcontext():
         return host(*arguments[0], **arguments[1])
 
 
@@ -267,7 +270,7 @@ def trace(host: nn.Module, input: Any, is_hidden: Callable[[nn.Module], bool]) -
 
     Args:
         host: the network.
-        input: see :func:`saccade.sites`.
+        input: as for :func:`.inputs.example_input`, or a dict of keyword arguments.
         is_hidden: function that returns True for modules to treat as identities; nothing inside them is recorded.
 
     Raises:

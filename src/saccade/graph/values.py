@@ -15,7 +15,7 @@ ValueKey = tuple[int, int]
 
 @dataclass(eq=False)
 class ModuleCall:
-    """One call of one module; ticks are those of the trace's clock."""
+    """One call of one module; ticks are readings of the trace's clock."""
 
     path: str
     module: nn.Module
@@ -24,8 +24,8 @@ class ModuleCall:
     first_input: ValueKey | None
     """Key of the first positional argument, if it is a tensor."""
     inputs: tuple[ValueKey, ...]
-    has_autocast: bool
-    """True if the host itself runs the call under autocast."""
+    runs_under_autocast: bool
+    """True if the host's own code runs the call under autocast."""
     exit_tick: int = -1
     single_output: ValueKey | None = None
     """Key of the output, if it is one tensor."""
@@ -42,14 +42,14 @@ class Value:
     device: torch.device
     tick: int
     call: ModuleCall | None
-    """Innermost module call that produced the value."""
+    """Innermost module call that computed the value."""
     parents: tuple[ValueKey, ...]
     is_fixed_size: bool
     """True if height and width do not scale with the image: a globally pooled value or a constant."""
     is_matrix: bool
     """True for a matrix product, whose last dimensions are not height and width."""
     users: list[ModuleCall | None] = field(default_factory=list)
-    """Innermost module calls at the uses of the value."""
+    """Innermost module call of each use of the value."""
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class Addition:
 
 @dataclass(frozen=True)
 class ConvolutionCall:
-    """A convolution of the map ``source``."""
+    """A call of a convolution on the map ``source``."""
 
     source: ValueKey
     in_channels: int
@@ -81,7 +81,7 @@ class ConvolutionCall:
 
     @property
     def is_depthwise(self) -> bool:
-        """True if every input channel is its own group."""
+        """True if every input channel forms a group."""
         return self.groups == self.in_channels > 1
 
 

@@ -1,4 +1,4 @@
-"""Metric: a score as a function of rows, with its name, unit and range."""
+"""Metrics: scores computed from the rows of a run."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["Metric"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One score of a task.
+    """A metric of a task: how a score is computed and shown.
 
-    Set ``values`` if the score is the mean of per-image values, else ``score``.
+    Exactly one of ``values`` and ``score`` is set; the score is the mean of ``values``.
 
     Attributes:
-        name: name, such as "top-1".
+        name: text such as "top-1".
         unit: unit of the score, such as "%"; "" for a plain number.
         margin: default margin of equivalence in the unit.
         low: smallest possible score; None if unbounded.
         high: largest possible score; None if unbounded.
         higher_is_better: True if a higher score is better.
         digits: number of decimals shown.
-        values: Maps rows to per-image values (N,), float64.
-        score: Maps rows to the score.
-        by_class: Maps rows to the score of each class (K,), float64, NaN for classes without images; None if undefined.
+        values: function from rows to per-image values (N,), float64.
+        score: function from rows to the score.
+        by_class: function from rows to class scores (K,), float64, NaN without images; or None.
     """
 
     name: str
@@ -53,16 +53,16 @@ class Metric:
 
     @property
     def span(self) -> float | None:
-        """Largest minus smallest possible score; None if either is unbounded."""
+        """Largest minus smallest possible score; None if unbounded."""
         return None if self.low is None or self.high is None else self.high - self.low
 
     @property
     def difference_unit(self) -> str:
-        """Unit of a difference of scores: "points" for percentages, else ``unit``."""
+        """Unit of a difference between scores: "points" for percentages, else ``unit``."""
         return "points" if self.unit == "%" else self.unit
 
     def compute(self, rows: Rows) -> float | None:
-        """Return the score of ``rows``, None if it is not finite."""
+        """Return the score of ``rows``, or None if the score is not finite."""
         if self.values is not None:
             score = float(self.values(rows).double().mean())
         else:

@@ -1,8 +1,8 @@
-"""Rows: the per-image results that a run stores, from which scores are computed.
+"""Rows: the per-image results of a run, from which scores are computed.
 
 Rows are a dictionary of tensors whose first dimension is the N images, such as ``{"predicted": (N,), "label": (N,)}``.
-Values of varying number per image are concatenated under keys with a group name, such as ``found/boxes`` and
-``found/scores``; ``found/offsets`` (N + 1,) gives their places: image i has the entries offsets[i] to offsets[i + 1].
+Values of varying number per image are concatenated under keys with a prefix, such as ``found/boxes``; image i has the
+entries offsets[i] to offsets[i + 1] − 1, with ``found/offsets`` (N + 1,).
 The optional key ``group`` (N,) is the group (patient, scene) of each image.
 """
 
@@ -23,9 +23,9 @@ _INTEGER_DTYPES = (torch.int32, torch.int64)
 
 
 def _offsets_key(key: str) -> str | None:
-    """Return the key of the offsets of ``key``, None if ``key`` has one entry per image."""
-    group, slash, _ = key.rpartition("/")
-    return f"{group}/offsets" if slash else None
+    """Return the key of the offsets of ``key``, or None if ``key`` has one entry per image."""
+    prefix, slash, _ = key.rpartition("/")
+    return f"{prefix}/offsets" if slash else None
 
 
 def count_images(rows: Rows) -> int:
@@ -33,7 +33,7 @@ def count_images(rows: Rows) -> int:
 
     Raises:
         UserError: there is no tensor or no image, the tensors disagree on the number of images, offsets are invalid, or
-            ``group`` is not one integer per image.
+            ``group`` does not hold one integer per image.
     """
     counts: dict[str, int] = {}
     for key, value in rows.items():
@@ -56,8 +56,8 @@ def count_images(rows: Rows) -> int:
         elif key != offsets_key and len(value) != int(rows[offsets_key][-1]):
             raise UserError(f"{key!r} has {len(value)} entries; {offsets_key!r} needs {int(rows[offsets_key][-1])}")
     if len(set(counts.values())) != 1:
-        numbers = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "there are none"
-        raise UserError(f"all tensors must have the same number of images: {numbers}")
+        counts_text = ", ".join(f"{key} {n}" for key, n in sorted(counts.items())) or "there are none"
+        raise UserError(f"all tensors must have the same number of images: {counts_text}")
     image_groups = rows.get("group")
     if image_groups is not None and (image_groups.ndim != 1 or image_groups.dtype not in _INTEGER_DTYPES):
         raise UserError(
@@ -91,7 +91,7 @@ def select_images(rows: Rows, indices: Tensor | Sequence[int]) -> Rows:
 
 
 def concatenate(batches: Sequence[Rows]) -> Rows:
-    """Return the rows of several batches as one; all batches have the same keys."""
+    """Concatenate the rows of several batches, in order; all batches have the same keys."""
     rows: Rows = {}
     for key in batches[0]:
         values = [batch[key] for batch in batches]

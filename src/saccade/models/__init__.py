@@ -1,4 +1,4 @@
-"""Architectures, one per file, registered with timm on import; and the creation of hosts by name."""
+"""Architectures, one per file, registered with timm on import; and functions that create hosts by name."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from importlib import import_module
 
 from saccade.models._checkpoint import head_paths, is_attention_key, saved_network_config
 from saccade.models._host import create_host, host_as_saved, is_dense
-from saccade.models._origin import find_origin
+from saccade.models._weight_settings import find_weight_settings
 from saccade.registry import Registry
 
 __all__ = [
-    "create_host", "find_origin", "head_paths", "host_as_saved", "is_attention_key", "is_dense", "names",
+    "create_host", "find_weight_settings", "head_paths", "host_as_saved", "is_attention_key", "is_dense", "names",
     "saved_network_config",
 ]  # fmt: skip
 

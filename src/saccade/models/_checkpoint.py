@@ -27,11 +27,11 @@ _WEIGHTS_FILE = "model.safetensors"
 def load_initial_weights(host: nn.Module, model: Model) -> None:
     """Load the weights that ``model.checkpoint`` or ``model.init_from`` names into ``host``.
 
-    A head of another size keeps its random weights, with a warning. Weights of a classifier are loaded into the host's
-    encoder, if it has one.
+    If the shape of the head differs, the host keeps its random head, with a warning. If the host has an encoder and the
+    weights are those of a classifier, they are loaded into the encoder.
 
     Raises:
-        UserError: there is no such file or run, or it holds the weights of another network.
+        UserError: the file or run does not exist, or holds the weights of another network.
     """
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
@@ -42,21 +42,23 @@ def load_initial_weights(host: nn.Module, model: Model) -> None:
                 f"model.checkpoint: {brief(path)} says that its weights are of {brief(saved_architecture)!r}; "
                 f"model.name is {name!r}"
             )
-        _load_host_or_encoder(host, model, _read_weights(path), f"model.checkpoint: {path}")
+        _load_host_or_encoder(host, model, _read_weights(path), "model.checkpoint", path)
     elif model.init_from is not None:
         folder = Path(model.init_from)
-        replaced = [str(row["convolution"]) for row in saved_network_config(folder)["replacements"]]
+        replaced_convolutions = [
+            str(replacement["convolution"]) for replacement in saved_network_config(folder)["replacements"]
+        ]
         weights = {
             key: value for key, value in _read_weights(folder / _WEIGHTS_FILE).items() if not is_attention_key(key)
         }
-        _load_host_or_encoder(host, model, weights, f"model.init_from: {folder}", replaced)
+        _load_host_or_encoder(host, model, weights, "model.init_from", folder, replaced_convolutions)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """Return the metadata in the header of a safetensors file.
 
     Raises:
-        UserError: there is no such file, or it is not a safetensors file.
+        UserError: the file does not exist, or is not a safetensors file.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -65,7 +67,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         suggestion = did_you_mean(path.name, _siblings(path))
         raise UserError(f"model.checkpoint: there is no file {path}.{suggestion}") from None
     except (SafetensorError, OSError) as error:
-        raise UserError(f"model.checkpoint: {path} is no readable safetensors file: {error}") from None
+        raise UserError(f"model.checkpoint: {path} is not a readable safetensors file: {error}") from None
 
 
 def saved_network_config(folder: Path) -> dict[str, Any]:
@@ -87,7 +89,7 @@ def saved_network_config(folder: Path) -> dict[str, Any]:
 
 
 def head_paths(host: nn.Module) -> set[str]:
-    """Return the module paths of the host's classifiers, from its ``default_cfg`` as timm sets it."""
+    """Return the module paths of the host's heads, which timm names in ``default_cfg["classifier"]``."""
     classifier = getattr(host, "default_cfg", {}).get("classifier") or ()
     return {classifier} if isinstance(classifier, str) else set(classifier)
 
@@ -101,16 +103,20 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no readable safetensors file: {error}") from None
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def _load_host_or_encoder(
-    host: nn.Module, model: Model, weights: Mapping[str, Tensor], source: str, optional_modules: Collection[str] = ()
+    host: nn.Module,
+    model: Model,
+    weights: Mapping[str, Tensor],
+    setting: str,
+    path: Path,
+    optional_modules: Collection[str] = (),
 ) -> None:
-    """Load ``weights`` into ``host``, or into its encoder if they are those of the encoder by itself.
+    """Load ``weights`` into ``host``, or into the host's encoder if they are the weights of the encoder alone.
 
-    ``source`` is a setting and a path, such as ``model.checkpoint: a.safetensors``; ``optional_modules`` as in
-    :func:`_load`.
+    ``setting`` and ``path`` name the source of the weights in messages; ``optional_modules`` as in :func:`_load`.
     """
     if "encoder" in model.options and not any(key.startswith("encoder.") for key in weights):
         host = host.get_submodule("encoder")
@@ -118,19 +124,25 @@ def _load_host_or_encoder(
         if extra_keys := [key for key in weights if key not in host_keys]:
             _log.warning(
                 "%s: %d tensors beyond the encoder are left out, such as %s",
-                source.partition(": ")[2],
+                path,
                 len(extra_keys),
                 extra_keys[0],
             )
         weights = {key: value for key, value in weights.items() if key in host_keys}
-    _load(host, weights, source, optional_modules)
+    _load(host, weights, setting, path, optional_modules)
 
 
-def _load(host: nn.Module, weights: Mapping[str, Tensor], source: str, optional_modules: Collection[str] = ()) -> None:
-    """Load ``weights`` into ``host``; the head and the modules ``optional_modules`` may be missing in them.
+def _load(
+    host: nn.Module,
+    weights: Mapping[str, Tensor],
+    setting: str,
+    path: Path,
+    optional_modules: Collection[str] = (),
+) -> None:
+    """Load ``weights`` into ``host``; the weights may lack the head and the modules ``optional_modules``.
 
     Raises:
-        UserError: the weights are those of another network.
+        UserError: the weights are of another network.
     """
     state: dict[str, Tensor] = host.state_dict()
     head_keys = {key for key in state if any(key.startswith(f"{path}.") for path in head_paths(host))}
@@ -152,14 +164,13 @@ def _load(host: nn.Module, weights: Mapping[str, Tensor], source: str, optional_
         counts = "; ".join(
             f"{len(keys)} {kind}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for kind, keys in differences if keys
         )
-        raise UserError(f"{source} holds the weights of another network ({counts})")
-    path = source.partition(": ")[2]
+        raise UserError(f"{setting}: {path} holds the weights of another network ({counts})")
     if weights_lack_head:
         _log.warning("%s has no head; it starts at random", path)
     elif head_mismatches:
         _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(head_mismatches))
-    if untrained_keys := optional_keys & set(missing_keys):
-        names = ", ".join(sorted(untrained_keys))
+    if missing_optional_keys := optional_keys & set(missing_keys):
+        names = ", ".join(sorted(missing_optional_keys))
         _log.warning("%s: convolutions that were replaced start at random: %s", path, names)
     random_keys = set(missing_keys) | (head_keys if head_mismatches else set())
     host.load_state_dict({key: value if key in random_keys else weights[key] for key, value in state.items()})

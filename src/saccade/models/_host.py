@@ -24,9 +24,9 @@ __all__ = ["create_host", "host_as_saved", "is_dense"]
 
 
 def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
-    """Build the network that ``model`` describes.
+    """Build the host that ``model`` describes, and load its initial weights.
 
-    Weights that are not loaded are drawn from torch's global generator.
+    Other weights are drawn at random from torch's global generator.
 
     Args:
         model: ``model`` section of the recipe.
@@ -34,7 +34,7 @@ def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
         channels: number of image channels, 1 or 3.
 
     Raises:
-        UserError: there is no such network or option, or the weights cannot be downloaded or read or do not fit.
+        UserError: the network or an option does not exist, or the weights cannot be downloaded or read, or do not fit.
     """
     for key in ("num_classes", "in_chans"):
         if key in model.options:
@@ -46,7 +46,7 @@ def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
         )
     sources = {"pretrained": model.pretrained, "checkpoint": model.checkpoint, "init_from": model.init_from}
     if len(sources_given := [f"model.{key}" for key, value in sources.items() if value]) > 1:
-        raise UserError(f"{' and '.join(sources_given)} exclude each other; give one of them")
+        raise UserError(f"{' and '.join(sources_given)} exclude each other; set only one of them")
     build = build_with_function if is_builder(model.name) else _build_with_timm
     host = build(model, num_classes, channels)
     load_initial_weights(host, model)
@@ -54,7 +54,7 @@ def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
 
 
 def host_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str, Any]:
-    """Return the description of the host of :func:`create_host`, for the argument ``host`` of ``saccade.save``."""
+    """Return a description of the host from :func:`create_host`, for the argument ``host`` of ``saccade.save``."""
     if is_builder(model.name):
         return function_as_saved(model, num_classes, channels)
     return {"timm": model.name, "options": {**model.options, "num_classes": num_classes, "in_chans": channels}}
@@ -64,7 +64,7 @@ def _build_with_timm(model: Model, num_classes: int, channels: int) -> nn.Module
     name = model.name.partition(".")[0]
     if not is_model(name):
         module, dot, function = model.name.rpartition(".")
-        hint = f" A function of your own is named {module}:{function}." if dot else ""
+        hint = f" To use your own function, write {module}:{function}." if dot else ""
         raise UserError(f"timm has no network {name!r}.{did_you_mean(name, list_models())}{hint}")
     try:
         host: nn.Module = timm.create_model(
@@ -73,15 +73,16 @@ def _build_with_timm(model: Model, num_classes: int, channels: int) -> nn.Module
     except UserError as error:
         raise UserError(f"model {model.name}: {error}") from None
     except Exception as error:  # timm does not check options: a wrong one may raise anything
-        raise UserError(f"model {model.name}: {_reason(model, error)}") from error
+        raise UserError(f"model {model.name}: {_explain_timm_error(model, error)}") from error
     return host
 
 
 def is_dense(name: str) -> bool:
     """Return True if the network ``name`` outputs logits (B, K, H, W).
 
-    A user function counts as dense. A network of timm is dense if the notes of its configuration say so; a file of
-    ``models/`` sets them by ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
+    A user function is assumed to return a dense network. A network of timm is dense if the notes of its configuration
+    contain ``dense``; a file in ``models/`` sets the notes by
+    ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
     """
     if is_builder(name):
         return True
@@ -89,8 +90,8 @@ def is_dense(name: str) -> bool:
     return config is not None and "dense" in (config.notes or ())
 
 
-def _reason(model: Model, error: Exception) -> str:
-    """Translate an error of timm into a message about the recipe."""
+def _explain_timm_error(model: Model, error: Exception) -> str:
+    """Return timm's error as a message in terms of the recipe, with suggestions."""
     name, _, tag = model.name.partition(".")
     module = sys.modules[model_entrypoint(name).__module__]
     if match := re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error)):
@@ -100,8 +101,8 @@ def _reason(model: Model, error: Exception) -> str:
         known = {parameter for cls in subclasses for parameter in inspect.signature(cls).parameters}
         return f"{class_name} has no option {option!r}.{did_you_mean(option, known)}"
     if tag and f"Invalid pretrained tag ({tag})" in str(error):
-        tags = [full.partition(".")[2] for full in list_models(f"{name}.*", pretrained=True)]
+        tags = [full_name.partition(".")[2] for full_name in list_models(f"{name}.*", pretrained=True)]
         return f"there are no weights {tag!r}.{did_you_mean(tag, tags)} There are {', '.join(tags) or 'none'}."
     if model.pretrained and not isinstance(error, TypeError):
         return f"the pretrained weights could not be downloaded: {error} Give a local file with model.checkpoint"
-    return f"timm could not build it with options {model.options}: {error}"
+    return f"timm could not build the network with options {model.options}: {error}"

@@ -16,16 +16,16 @@ from saccade.recipe import Model
 
 __all__ = ["build_with_function", "function_as_saved"]
 
-_used_parameters: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
-"""Maps id to parameter, for the living parameters of all networks built so far."""
+_returned_parameters: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+"""Maps id to parameter, for all live parameters of networks that user functions returned."""
 
 
 def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Module:
-    """Call the function that ``model`` names; it may draw weights from torch's global generator.
+    """Return the network from the function that ``model`` names.
 
     Raises:
-        UserError: there is no such function, it fails, or it returns an object that is not a Module, a network with
-            lazy layers, or a parameter that it has returned before.
+        UserError: the function does not exist, fails, or returns an object that is not a Module, a network with lazy
+            layers, or a parameter of an earlier network.
     """
     builder = builders.find_builder((model.name, model.code))
     try:
@@ -33,7 +33,7 @@ def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Mod
         host = builder(**keywords)
     except UserError as error:
         raise UserError(f"model {model.name}: {error}") from None
-    except Exception as error:  # whatever a user's function raises
+    except Exception as error:  # a user's function may raise anything
         raise UserError(f"model {model.name}: {type(error).__name__}: {brief(error, 400)}") from error
     if not isinstance(host, nn.Module):
         raise UserError(f"model {model.name} returns a {type(host).__name__}; a torch.nn.Module is needed")
@@ -44,19 +44,19 @@ def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Mod
                 "channels before the function returns it"
             )
     for name, value in host.named_parameters():
-        if _used_parameters.get(id(value)) is value:
+        if _returned_parameters.get(id(value)) is value:
             raise UserError(
                 f"model {model.name} returned {name} before: each run needs weights of its own, so build the network "
                 "inside the function, or return a copy.deepcopy of it"
             )
-    _used_parameters.update((id(value), value) for value in host.parameters())
+    _returned_parameters.update((id(value), value) for value in host.parameters())
     return host
 
 
 def function_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str, Any]:
-    """Return the description of the host of :func:`build_with_function`, for ``saccade.save``."""
+    """Return a description of the host from :func:`build_with_function`, for ``saccade.save``."""
     key = model.name, model.code
     options = builders.call_arguments(builders.find_builder(key), num_classes, channels, model.options)
-    if builders.find_registered(key) is not None:  # not importable: loading needs the function again
+    if builders.find_registered(key) is not None:  # not importable: load() must be given the function
         return {"passed": model.name, "code": model.code, "options": options}
     return {"call": model.name, "options": options}

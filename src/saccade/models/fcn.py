@@ -2,7 +2,7 @@
 
     encoder   feature maps at strides s_1 < … < s_n; the last ``levels`` are used      (B, C_k, H/s_k, W/s_k)
     score     a 1×1 convolution per feature map                                        (B, K, H/s_k, W/s_k)
-    sum       from the coarsest: upsample bilinearly to the next finer, add its scores
+    sum       from the coarsest: upsample bilinearly to the next finer map, add its scores
     output    upsample bilinearly                                                      (B, K, H, W)
 
 Long, Shelhamer, Darrell, "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015, arXiv:1411.4038,
@@ -44,7 +44,7 @@ class FCN(nn.Module):
         pretrained_encoder: True to load timm's weights.
 
     Raises:
-        UserError: timm cannot build the encoder, or it has fewer feature maps than ``levels``.
+        UserError: timm cannot build the encoder, or ``levels`` is not between 1 and the number of feature maps.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FCN(nn.Module):
         widths = backbone.feature_info.channels()
         if not 1 <= levels <= len(widths):
             raise UserError(
-                f"levels = {levels}: the encoder {encoder} gives {len(widths)} maps; 1 to {len(widths)} are needed"
+                f"levels = {levels}: the encoder {encoder} has {len(widths)} feature maps; give 1 to {len(widths)}"
             )
         self.score = nn.ModuleList(nn.Conv2d(width, num_classes, 1) for width in widths[-levels:])
         self.default_cfg = {"classifier": default_cfgs["fcn"].default.classifier}
@@ -80,8 +80,8 @@ class FCN(nn.Module):
         """Return logits (B, K, H, W) for images x (B, C, H, W)."""
         maps = self.encoder(x)[-len(self.score) :]
         total: Tensor | None = None
-        for score, features in zip(reversed(self.score), reversed(maps), strict=True):
-            level_scores = score(features)
+        for classifier, features in zip(reversed(self.score), reversed(maps), strict=True):
+            level_scores = classifier(features)
             total = level_scores if total is None else level_scores + _upsample(total, level_scores.shape[2:])
         assert total is not None
         return _upsample(total, x.shape[2:])

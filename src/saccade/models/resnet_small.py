@@ -4,7 +4,7 @@
     stage  k = 1 … 4, basic blocks, stride 1, 2, 2, 2                     -> (B, width·2^(k−1), H/2^(k−1), W/2^(k−1))
     head   global average pooling, linear                                 -> (B, num_classes)
 
-The stem is that of the CIFAR networks, and the stages are those of the ImageNet networks, in He et al., "Deep Residual
+The stem of the CIFAR networks and the stages of the ImageNet networks in He et al., "Deep Residual
 Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
 """
 
@@ -45,7 +45,7 @@ class ResNetSmall(ResNet):
 
     Args:
         layers: number of blocks per stage.
-        width: number of channels of the first stage, even; later stages double it.
+        width: number of channels of the first stage, even; each later stage doubles the number.
         stem_stride: stride of the stem; 2 divides the cost of all stages by four.
         in_chans: number of image channels.
         zero_init_last: True to initialise the last norm of each block with zeros.
@@ -72,7 +72,8 @@ class ResNetSmall(ResNet):
             raise UserError(f"layers must give the blocks of four stages, got {list(layers)}")
         channels = tuple(width * 2**k for k in range(4))
         block: Any = BasicBlock  # Any: timm annotates the parameter as an instance instead of a class
-        # timm's plain stem always has 64 channels; its deep stem has 2·stem_width, as the stages need. Replaced below.
+        # timm's plain stem always has 64 channels; its deep stem has 2·stem_width, as the stages need. The
+        # stem is replaced below.
         super().__init__(
             block, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
             zero_init_last=zero_init_last, **options,
@@ -91,7 +92,7 @@ class ResNetSmall(ResNet):
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", stem)
         self.add_module("maxpool", nn.Identity())
-        # timm's reductions assume stride 2 in both stem and pool; correct them for this stem.
+        # timm's reductions assume stride 2 in both stem and pool.
         stages: list[dict[str, Any]] = list(self.feature_info)
         stages[0]["reduction"] = stem_stride
         for stage in stages[1:]:

@@ -1,4 +1,4 @@
-"""Preprocessing that the weights of a host were trained with: image size, resizing, normalisation."""
+"""Settings that the weights of a host were trained with: image size, resizing, normalisation."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from saccade.models._checkpoint import read_metadata, saved_network_config
 from saccade.models._user_functions import build_with_function
 from saccade.recipe import Model
 
-__all__ = ["Origin", "find_origin"]
+__all__ = ["WeightSettings", "find_weight_settings"]
 
 _DATA_KEYS = ("mean", "std", "interpolation", "crop_pct")
 
 
 @dataclass(frozen=True)
-class Origin:
+class WeightSettings:
     """Settings that the weights of a host were trained with.
 
     Attributes:
-        source: origin of the settings, for messages.
+        source: text that says where the settings were found, for messages.
         data: known values of the recipe's ``data`` section: ``size`` (height, width), ``mean``, ``std``,
             ``interpolation``, ``crop_pct``.
-        options: options of the network that the weights need.
+        options: network options that the weights require.
     """
 
     source: str
@@ -39,8 +39,8 @@ class Origin:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_origin(model: Model) -> Origin | None:
-    """Return the settings that the weights of ``model`` were trained with, None for random weights.
+def find_weight_settings(model: Model) -> WeightSettings | None:
+    """Return the settings that the weights of ``model`` were trained with, or None for random weights.
 
     The metadata of a checkpoint takes precedence over timm's configuration of the pretrained weights.
 
@@ -48,17 +48,21 @@ def find_origin(model: Model) -> Origin | None:
         UserError: the checkpoint or the run cannot be read.
     """
     if model.init_from is not None:
-        return _origin_of_run(model, Path(model.init_from))
+        return _settings_of_run(model, Path(model.init_from))
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
         metadata = {key: _parse(text) for key, text in read_metadata(path).items()}
         options = {key: metadata[key] for key in ("pad_type",) if key in metadata}
-        return Origin(f"model.checkpoint: {path}", {**_pretrained_data(model), **_data_settings(metadata)}, options)
-    return Origin(f"timm's configuration of {model.name}", _pretrained_data(model)) if model.pretrained else None
+        return WeightSettings(
+            f"model.checkpoint: {path}", {**_pretrained_data(model), **_data_settings(metadata)}, options
+        )
+    return (
+        WeightSettings(f"timm's configuration of {model.name}", _pretrained_data(model)) if model.pretrained else None
+    )
 
 
 def _pretrained_data(model: Model) -> dict[str, Any]:
-    """Return the data settings of the pretrained weights of the network or its encoder, or {}."""
+    """Return the data settings of the pretrained weights of the network or its encoder; {} if unknown."""
     if is_builder(model.name):
         return _function_data(model) if model.pretrained else {}
     config = get_pretrained_cfg(str(model.options.get("encoder", model.name)))
@@ -68,17 +72,17 @@ def _pretrained_data(model: Model) -> dict[str, Any]:
 
 
 def _function_data(model: Model) -> dict[str, Any]:
-    """Return the data settings in ``pretrained_cfg`` of a user function's network, or {}."""
+    """Return the data settings in ``pretrained_cfg`` of a user function's network; {} without such a dictionary."""
     try:
         with torch.random.fork_rng(devices=[]):
             host = build_with_function(model, 2, 3)
-    except UserError:  # the real classes and channels may work; else the run reports it
+    except UserError:  # 2 classes and 3 channels are placeholders; if the real ones fail too, the run reports it
         return {}
     config = getattr(host, "pretrained_cfg", None)
     return _data_settings(resolve_data_config({}, pretrained_cfg=config)) if isinstance(config, dict) and config else {}
 
 
-def _origin_of_run(model: Model, folder: Path) -> Origin:
+def _settings_of_run(model: Model, folder: Path) -> WeightSettings:
     config = saved_network_config(folder)
     host = config["host"] or {}
     name, options = host.get("timm"), dict(host.get("options") or {})
@@ -88,7 +92,7 @@ def _origin_of_run(model: Model, folder: Path) -> Origin:
         raise UserError(f"model.init_from: {folder} holds the network {name!r}; model.name is {model.name!r}")
     options = {key: value for key, value in options.items() if key not in ("num_classes", "in_chans")}
     data = _data_settings({**config["facts"], "input_size": config["input"]})
-    return Origin(f"model.init_from: {folder}", data, options)
+    return WeightSettings(f"model.init_from: {folder}", data, options)
 
 
 def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
