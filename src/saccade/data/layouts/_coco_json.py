@@ -190,12 +190,12 @@ def _parse_image(
         try:
             result = _parse_annotation(annotation, names, where)
         except LabelError as problem:
-            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has a faulty annotation: {where} of {brief(owner)} {problem}")
         if isinstance(result, str):
             left_out.append((result, where))
         else:
             objects.append(result)
-    return ImageAnnotations(owner, tuple(objects), size, cleaned=left_out)
+    return ImageAnnotations(owner, tuple(objects), size, remarks=left_out)
 
 
 def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], where: str) -> Annotation | str:

@@ -57,12 +57,12 @@ def read_annotation(path: Path, owner: str) -> ImageAnnotations:
         try:
             objects.append(_parse_object(element, where))
         except LabelError as problem:
-            return ImageAnnotations(owner, problem=f"has {brief(owner)}, {where} of which {problem}")
+            return ImageAnnotations(owner, problem=f"has a faulty annotation: {where} of {brief(owner)} {problem}")
         if (element.findtext("difficult") or "").strip() == "1":
             difficult_objects.append(("difficult", where))
     sides = [_parse_side(root.findtext(f"size/{side}")) for side in ("width", "height")]
     return ImageAnnotations(
-        owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, cleaned=difficult_objects
+        owner, tuple(objects), (sides[0], sides[1]) if all(sides) else None, remarks=difficult_objects
     )
 
 

@@ -37,7 +37,9 @@ def read_objects(path: Path, owner: str, names: Sequence[str], keypoints: bool =
             try:
                 objects.append(_parse_object(line.split(), names, keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
-                return ImageAnnotations(owner, problem=f"has {brief(owner)}, line {number} of which {problem}")
+                return ImageAnnotations(
+                    owner, problem=f"has a faulty annotation: line {number} of {brief(owner)} {problem}"
+                )
     return ImageAnnotations(owner, objects, relative=True)
 
 

@@ -108,7 +108,9 @@ def _with_class_check(annotated: ImageAnnotations, names: list[str]) -> ImageAnn
     problem = (
         f"is of the class {brief(unknown.name)!r}.{did_you_mean(unknown.name, names)} There are {', '.join(names)}"
     )
-    return replace(annotated, problem=f"has {brief(annotated.file_name)}, {unknown.where} of which {problem}")
+    return replace(
+        annotated, problem=f"has a faulty annotation: {unknown.where} of {brief(annotated.file_name)} {problem}"
+    )
 
 
 def _folders_by_role(root: Path) -> dict[str, tuple[str, FolderPair]]:
