@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.groups import hold_back_groups, groups_in_two_splits
+from saccade.data.groups import groups_in_two_splits, hold_back_groups
 from saccade.data.selection import select_files
 from saccade.data.survey import SplitFiles
 from saccade.errors import UserError

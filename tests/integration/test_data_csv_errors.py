@@ -58,8 +58,8 @@ LIES = {
     "an empty name": (changed(ROWS, l5=",b"), "line 5 of labels.csv names no image: its 'file' is empty"),
     "an unknown part": (
         with_columns("split", ["train", "tests", *["train"] * 5, "tests"]),
-        "line 3 of labels.csv has 'tests' in the column 'split', as have 1 other rows; known names are train, training, "
-        "test, testing, val, valid, validation. Did you mean 'test'",
+        "line 3 of labels.csv has 'tests' in the column 'split', as have 1 other rows; known names are train, "
+        "training, test, testing, val, valid, validation. Did you mean 'test'",
     ),
     "a blank part": (
         with_columns("split", ["train", "", *["train"] * 5, "test"]),
@@ -172,7 +172,8 @@ def test_a_name_of_two_images(root):
     Image.new("RGB", (6, 6)).save(root / "images" / "1.jpg")
     write(root, [line.replace(".png", "") for line in ROWS])
     said = (
-        "line 3 of labels.csv names '1', which matches images/1.jpg and images/1.png; write the full path with its extension"
+        "line 3 of labels.csv names '1', which matches images/1.jpg and images/1.png; write the full path "
+        "with its extension"
     )
     assert said in refused(root)
     write(root, ROWS)

@@ -243,6 +243,6 @@ def _rotate(annotation: Annotation, stored_size: tuple[int, int], orientation: i
 
 
 def _rotate_point(x: float, y: float, stored_size: tuple[int, int], orientation: int) -> tuple[float, float]:
-    """Map a point from stored to upright pixels for orientations 5 to 8, which swap width and height."""
+    """Map a point from stored to upright pixels for orientations 5 to 8."""
     width, height = stored_size
     return height - y if orientation in (6, 7) else y, width - x if orientation in (7, 8) else x

@@ -85,7 +85,7 @@ def has_box_columns(header: Sequence[str]) -> bool:
 def find_image_column(table: TableFile, is_image_name: Callable[[str], bool]) -> str | None:
     """Return the column whose values in the first rows name images most often; None if no value does.
 
-    A column called ``file`` or similar takes precedence. If it exists, columns of numbers are ignored: "3" may be an age.
+    A column called ``file`` or similar takes precedence; if there is one, other columns of numbers are ignored.
 
     Raises:
         UserError: the table has no header; its first line names an image.
@@ -191,10 +191,7 @@ def _optional_column(
 
 
 def _is_flags(values: Sequence[str]) -> bool:
-    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1.
-
-    Other values are reported when the rows are read.
-    """
+    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1."""
     counts = Counter(value.lower() for value in values)
     n_flags = sum(count for value, count in counts.items() if value in FLAG_VALUES)
     only_flags = all(value in FLAG_VALUES or value in (*EMPTY_VALUES, "-1", "-1.0") for value in counts)

@@ -108,7 +108,7 @@ def source_digits(split: Literal["train", "test"]) -> list[int]:
 
 @cache
 def _interpolation_matrix(side: int) -> NDArray[np.float64]:
-    """Return a matrix (side, 8) that linearly resizes 8 pixels, with a blank pixel at either end, to ``side``."""
+    """Return a matrix (side, 8) that linearly resizes 8 pixels, with a blank pixel at either end."""
     centres = (np.arange(side) + 0.5) * (10 / side) - 1.5
     return np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(8)))
 

@@ -1,4 +1,4 @@
-"""Fixations: points where people looked, transformed together with their images."""
+"""Fixations (points where people looked), transformed together with their images."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Fixations(TargetSource):
         return [len(values), zlib.crc32(values.tobytes())]
 
     def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
-        """Return an empty dict: fixations have no classes."""
+        """Return an empty dict."""
         return {}
 
     def cell(self, image: Tensor, target: Target) -> Cell:

@@ -47,7 +47,7 @@ def hold_back_groups(
     ``test_fraction``; classes that occur in the fewest groups come first. Every class keeps a training and a test file.
 
     Raises:
-        UserError: a class occurs in a single group, or whole groups cannot give every class a training and a test file.
+        UserError: a class occurs in a single group, or no choice of whole groups was found.
     """
     names = sorted({groups[path] for files in files_by_class for path in files})
     counts = _count_files(names, files_by_class, groups)

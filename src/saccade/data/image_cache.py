@@ -52,7 +52,7 @@ FileInfo = tuple[int, int, int, int] | str
 
 
 class CacheError(Exception):
-    """Error raised if images cannot be cached; the message is a clause on the reason."""
+    """Error raised if images cannot be cached."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def write_cache(
 
 
 def _parse_info(value: Any) -> FileInfo:
-    """Parse a row of the table; raise ValueError or TypeError if the row is malformed."""
+    """Parse a row of the table; raise ValueError or TypeError if malformed."""
     if isinstance(value, str):
         return value
     width, height, length, checksum = map(int, value)
@@ -192,7 +192,7 @@ def _memory_map(path: Path, length: int) -> Tensor:
 
 
 def _make_room(folder: Path, needed_bytes: int) -> None:
-    """Remove the least recently used cache files until ``needed_bytes`` fit; raise CacheError if they cannot fit."""
+    """Remove the least recently used cache files until ``needed_bytes`` fit, or raise CacheError."""
     for leftover in folder.glob(".*.part"):
         with suppress(OSError):
             if leftover.stat().st_mtime < time.time() - _STALE_AFTER:

@@ -84,7 +84,7 @@ class ImageIndex:
         return str(path)[self._prefix_length :].replace(os.sep, "/")
 
     def has_image(self, text: str, folder: Path) -> bool:
-        """Return True if one or more images are called ``text``; ``folder`` is as in :meth:`find`."""
+        """Return True if an image, or several, are called ``text``; see :meth:`find`."""
         try:
             self.find(text, folder, "")
         except AmbiguousError:
@@ -94,7 +94,7 @@ class ImageIndex:
         return True
 
     def suggestion(self, text: str) -> str:
-        """Return a sentence that suggests an image with a similar name; "" if no name is similar."""
+        """Return a sentence that suggests a similar image name, or ""."""
         name = _with_slashes(text).rpartition("/")[2]
         same_stem = [path.name for path in self.files if path.stem.lower() == Path(name).stem.lower()]
         if same_stem:

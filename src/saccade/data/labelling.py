@@ -1,4 +1,4 @@
-"""Read the labels in image tables: find each row's image, and check its split, group and labels."""
+"""Read the labels in image tables; find and check the image, split and group of each row."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TableLabels:
     """Labels read from tables.
 
     Attributes:
-        images: Maps image to its labels, split and group.
+        images: Maps image path to labels, split and group.
         classes: all label names: in the order of the 0/1 columns, otherwise sorted, with numbers by value.
         missing: Maps a missing image path to a message.
         problems: sentences on rows that cannot be used.
@@ -77,8 +77,8 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
     """Read the labels of every row of ``tables``; faulty rows are reported in the result.
 
     Args:
-        tables: the tables.
-        index: the images of the folder.
+        tables: tables with their columns.
+        index: images of the folder.
         options: ``data.options`` of the recipe.
     """
     result, n_repeated, n_trimmed = TableLabels(), 0, 0

@@ -1,4 +1,4 @@
-"""Interface of the targets of image files, with the sources for class labels and for images without targets."""
+"""Interface of target sources; sources for class labels and for images without targets."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class NoTargets(TargetSource):
         """Return None."""
 
     def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
-        """Return an empty dict: there are no classes."""
+        """Return an empty dict."""
         return {}
 
     def cell(self, image: Tensor, target: None) -> Cell:

@@ -54,7 +54,7 @@ def _values_may_be_colours(image: Image.Image, classes: ClassMap) -> bool:
 
 
 def _from_palette_or_grey(image: Image.Image, values: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
-    """Return the class indices (H, W) of an image whose ``values`` (H, W) may be indices or colours."""
+    """Return the class indices (H, W) of an image with ``values`` (H, W)."""
     packed = _pack_colours(image)
     if not _unknown_colours(packed, classes).size:
         return _look_up(packed, classes)

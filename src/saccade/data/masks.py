@@ -36,14 +36,7 @@ _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 
 
 class _MaskInfo(NamedTuple):
-    """Information on a mask file.
-
-    Attributes:
-        size: upright (width, height).
-        values: values that occur.
-        content: byte count and CRC-32.
-        problem: error message; empty if there is none.
-    """
+    """Upright (width, height), values, (byte count, CRC-32) and error message, which may be "", of a mask file."""
 
     size: tuple[int, int]
     values: frozenset[int]
@@ -149,7 +142,7 @@ class Masks(TargetSource):
 
 
 class LazyMasks:
-    """Sequence of masks, read from their files on access; ``class_of_value`` (256,) maps values to classes."""
+    """Sequence of masks, read on access; ``class_of_value`` (256,) maps values to classes."""
 
     def __init__(
         self, paths: Sequence[Path], frame: Frame, class_of_value: NDArray[np.uint8], class_map: ClassMap
@@ -199,7 +192,7 @@ def _read_info(path: Path, class_map: ClassMap) -> _MaskInfo:
 
 
 def _mismatch(info: _MaskInfo, size: tuple[int, int], n_values: int) -> str:
-    """Return an error message if a mask differs in size from its image or has a value without a class, else ""."""
+    """Return an error message if a mask does not fit its image or the classes, else ""."""
     if info.size != size:
         return f"is {info.size[0]}×{info.size[1]} pixels; its image is {size[0]}×{size[1]}"
     largest = max(info.values - {VOID}, default=0)

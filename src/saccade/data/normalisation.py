@@ -1,4 +1,4 @@
-"""Per-channel mean and standard deviation for normalisation: from the recipe, or measured on the images."""
+"""Per-channel mean and standard deviation for normalisation, from the recipe or the images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def normalisation(spec: Data, channels: int, measure: Callable[[], _Statistics])
 
 
 def describe_settings(spec: Data) -> str:
-    """Return a clause on the normalisation and resizing that ``spec`` sets; "" if there is none."""
+    """Return a clause on the normalisation and resizing that ``spec`` sets, or ""."""
     settings = [
         f"{name} {format_channels(values)}" for name, values in (("mean", spec.mean), ("std", spec.std)) if values
     ]
@@ -41,7 +41,7 @@ def describe_settings(spec: Data) -> str:
 
 
 def format_channels(values: Sequence[float]) -> str:
-    """Return one value per channel as text, or a single value if all are equal."""
+    """Return ``values`` as text, or a single value if all are equal."""
     return " ".join(f"{value:.3g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 

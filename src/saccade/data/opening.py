@@ -213,13 +213,13 @@ def open_images(
 
 
 class _SizesDifferError(Exception):
-    """Error raised if an image differs in size from the frame, which has the size of the first image."""
+    """Error raised if an image differs in size from the first."""
 
 
 def _open(
     paths: list[Path], frame: Frame, notify: Notify | None, full_resolution: bool, require_same_size: bool
 ) -> OpenedImages:
-    """Open every file; if ``require_same_size`` and an image differs in size from the frame, use ``DEFAULT_SIZE``."""
+    """Open every file, at ``DEFAULT_SIZE`` if ``require_same_size`` and sizes differ."""
     try:
         images = _open_cached(paths, frame, notify, full_resolution, require_same_size)
         return images or _open_uncached(paths, frame, notify, full_resolution, require_same_size)

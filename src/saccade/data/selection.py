@@ -120,7 +120,7 @@ def _hold_back_test(
 
 
 def _partial_groups(survey: Survey, full: list[list[Path]], subset: list[list[Path]]) -> list[str]:
-    """Return a clause on test groups made incomplete by subsampling, in a list; return [] if all are complete."""
+    """Return a clause on test groups made incomplete by subsampling, in a list; [] if there are none."""
     if not survey.groups or full is subset:
         return []
     full_counts, counts = (
@@ -161,7 +161,7 @@ def _hold_back_per_class(
 def _subset(
     files_by_class: list[list[Path]], classes: list[str], max_images: int | None, seed: int, option: str
 ) -> list[list[Path]]:
-    """Draw at most ``max_images`` files, balanced over the classes as far as their sizes allow."""
+    """Draw at most ``max_images`` files, balanced over the classes where possible."""
     if max_images is None or sum(map(len, files_by_class)) <= max_images:
         return files_by_class
     if max_images < len(files_by_class):

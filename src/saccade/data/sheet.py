@@ -1,4 +1,4 @@
-"""Contact sheets: one page of images with captions, boxes and masks."""
+"""Contact sheets: pages of images with captions, boxes and masks."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing"), "val
 
 
 def assign_splits(names: Iterable[str]) -> dict[str, str]:
-    """Map each split to the one of ``names`` that denotes it; without a test split, ``test`` maps to the validation split."""
+    """Map each split to its name among ``names``; without a test split, ``test`` maps to a validation split."""
     by_lower = {name.lower(): name for name in names}
     splits = {
         split: next((by_lower[word] for word in words if word in by_lower), "") for split, words in SPLIT_NAMES.items()
@@ -139,7 +139,7 @@ def make_survey(
 ) -> Survey:
     """Return a survey of ``splits`` without links; faults of the classes are listed in ``problems``.
 
-    The arguments are those of :class:`Survey`.
+    See :class:`Survey`.
     """
     unique, n_links, problems = _drop_links(splits)
     classes, notes = sorted(unique["train"].classes), list(notes)

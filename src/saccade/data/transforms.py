@@ -1,4 +1,4 @@
-"""Named augmentations of an image and its target, built on the functions of torchvision.transforms.v2.
+"""Named augmentations of an image and its target, from functions of torchvision.transforms.v2.
 
 Random numbers depend only on (seed, epoch, index). The transform classes of v2 use the global generator and take twice
 as long; only the auto-augmentation policies, which have no functions, are used as classes.

@@ -23,11 +23,11 @@ _SEED_KEY = zlib.crc32(b"hold back for validation")
 
 
 def score_on_val(splits: Splits, spec: Data) -> Splits:
-    """Return ``splits`` with the validation images as test split, in place of the real test images.
+    """Return ``splits`` with the validation images in place of the test images.
 
     If the source has no validation split, a fraction ``spec.val_part`` of the training images is held back: stratified
-    by label, drawn with ``spec.split_seed``, in whole groups if there are any. ``mean`` and ``std`` are still of all
-    training images.
+    by label, drawn with ``spec.split_seed``, in whole groups if there are any. ``mean`` and ``std`` do not
+    change.
 
     Raises:
         UserError: no image can be held back, because all training images are one group or every class has one image.

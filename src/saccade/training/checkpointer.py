@@ -37,7 +37,7 @@ class Checkpointer(Callback):
         probe: images (B, C, H, W) for plug statistics.
         notify: callback for events.
         metric: primary metric; a phase with ``choose`` selects its best epoch by it.
-        best: state of the best epoch of the current phase, if any.
+        best: best epoch of the phase, if any.
         average: state dict of the averaged network, if any.
         teacher: digest of the teacher's weights, if any.
     """

@@ -20,7 +20,7 @@ class DivergenceError(ArithmeticError):
     Attributes:
         epoch: epoch, from 1.
         step: step of the epoch, from 1; 0 for the test images.
-        kind: kind of the first non-finite tensor: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
+        kind: ``gradient``, ``parameter``, ``buffer``, ``output`` or ``loss``.
         path: path of the parameter, buffer or module; "" for the loss.
     """
 

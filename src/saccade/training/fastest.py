@@ -1,4 +1,4 @@
-"""Choice of memory format and precision by timed training steps, for settings with the value ``auto``."""
+"""Choice of memory format and precision, if ``auto``, by timed training steps."""
 
 from __future__ import annotations
 

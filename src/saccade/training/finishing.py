@@ -89,7 +89,7 @@ def write_results(
 
 
 def _by_class(task: Task, outputs: Rows) -> dict[str, list[float | None]]:
-    """Map metric to the score of each class, for metrics with per-class scores; None for a class without a score."""
+    """Map metric to the score of each class, for metrics with per-class scores; None if undefined."""
     scores = {}
     for metric in task.applicable_metrics():
         if metric.by_class is not None:

@@ -123,10 +123,7 @@ class RunFolder:
         self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the state after the last finished epoch, and rewrite metrics.jsonl from its rows.
-
-        If there is no readable state, return None.
-        """
+        """Return the state after the last finished epoch, if readable, and rewrite metrics.jsonl from its rows."""
         path = self.path / _RESUME
         if not path.exists():
             return None

@@ -26,7 +26,7 @@ _ROUNDING = 1e-6
 
 
 def probe_images(images: ImageSet) -> Tensor:
-    """Return up to 16 evenly spaced images (B, C, H, W), which are the same for every epoch and mechanism."""
+    """Return up to 16 evenly spaced images (B, C, H, W), the same for every epoch and mechanism."""
     count = min(_PROBE_COUNT, len(images))
     return torch.stack([images[n * len(images) // count][0] for n in range(count)])
 
@@ -39,8 +39,8 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
 
     * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
     * ``context``: of |a c|, the absolute value of the added context.
-    * ``change``: of ‖y - x‖ / ‖x‖ per image, for other mechanisms with input x and output y. For a replaced
-      convolution, x is the output of the original convolution.
+    * ``change``: of ‖y - x‖ / ‖x‖ per image, for other mechanisms, with input x and output y. For a
+      replaced convolution, x is the output of the original one.
     """
     rows = plugs(network)
     plug_sites = {row.site for row in rows}

@@ -116,7 +116,7 @@ class MetricLogger(Callback):
         self._log_row()
 
     def close(self) -> None:
-        """Flush all loggers and finish the wandb run if this object started it."""
+        """Flush all loggers; finish the wandb run if this object started it."""
         for logger in self._loggers:
             logger.finalize("success")
         if self._started_wandb:

@@ -146,7 +146,7 @@ class TaskModule(LightningModule):
 
     @property
     def scored_network(self) -> nn.Module:
-        """Network that is scored and saved: the average of the weights if there is one, else ``network``."""
+        """Network to score and save: the averaged network if there is one, else ``network``."""
         return self.network if self.average is None else self.average.network
 
     def on_fit_start(self) -> None:

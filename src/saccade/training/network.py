@@ -162,7 +162,7 @@ def _check_host(host: nn.Module, task: Task) -> None:
 
 
 def _hint(host: nn.Module, task: Task) -> str:
-    """Return a hint if the builder ignores the number of channels or classes, otherwise an empty string."""
+    """Return a hint if the builder ignores the number of channels or classes, else ""."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
     builder_arguments = call_arguments(find_builder((model.name, model.code)), classes, channels, model.options)
     first_convolution = next((module for module in host.modules() if isinstance(module, nn.Conv2d)), None)

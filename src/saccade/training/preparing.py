@@ -21,14 +21,14 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Network, phases, mixing and teacher of a run; None for parts that its recipe does not use.
+    """Network, phases, mixing and teacher of a run.
 
     Attributes:
         network: host with its plugs, on the CPU.
         frozen: frozen part of the host.
         phases: phases of the training.
-        mixing: mixing of images in a batch.
-        teacher: teacher for distillation.
+        mixing: mixing of images, if any.
+        teacher: teacher for distillation, if any.
     """
 
     network: nn.Module
@@ -39,7 +39,7 @@ class Prepared:
 
 
 def prepare(task: Task, trust: Trust = False) -> Prepared:
-    """Build and check everything that the recipe of ``task`` needs; ``trust`` is as in ``saccade.load``.
+    """Build and check the parts of the run of ``task``; ``trust`` is as in ``saccade.load``.
 
     Raises:
         UserError: a host, mechanism, teacher, phase or recipe setting is invalid, or a package is not installed.

@@ -23,7 +23,7 @@ def find_mismatch(
     n_images: int,
     averaged: bool = False,
 ) -> str | None:
-    """Return the first part of ``state`` that does not fit the run, as a dotted key; None if every part fits.
+    """Return the name of the first part of ``state`` that does not fit the run, or None.
 
     Args:
         state: state from resume.pt, which may be damaged.
@@ -67,7 +67,6 @@ def _are_outputs(value: object, n_images: int) -> bool:
 
 
 def _is_best(value: object, n_rows: int, n_images: int) -> bool:
-    """Return True if ``value`` is the state of an epoch from 1 to ``n_rows`` - 1."""
     if not isinstance(value, Mapping) or not {"score", "epoch", "network", "test"} <= value.keys():
         return False
     epoch, score = value["epoch"], value["score"]

@@ -234,7 +234,7 @@ def _fit(
     device: torch.device,
     end: int,
 ) -> None:
-    """Train from the epoch after the last row up to epoch ``end``; in a new run, test the untrained network first."""
+    """Train from the epoch after the last row up to epoch ``end``; test a new network first."""
     sigint_handler = signal.getsignal(signal.SIGINT)
     with _quiet_lightning():
         trainer = Trainer(

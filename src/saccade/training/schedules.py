@@ -17,7 +17,7 @@ def lr_factor(step: int, steps_per_epoch: int, epochs: int, training: Training) 
     multiplied by it.
 
     Args:
-        step: index of the step in the phase, from 0.
+        step: step of the phase, from 0.
         steps_per_epoch: steps per epoch.
         epochs: epochs of the phase.
         training: ``training`` section of the recipe.

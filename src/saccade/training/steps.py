@@ -28,7 +28,7 @@ def training_steps(
 ) -> Iterator[float]:
     """Train endlessly on batches of ``batch_size``; each step includes augmentation and synchronises the device.
 
-    The optimiser is SGD for every recipe. ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
+    The optimiser is always SGD. ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
 
     Yields:
         the loss of each step, a scalar.
@@ -56,7 +56,7 @@ def test_steps(network: nn.Module, task: Task, device: torch.device, batch_size:
     """Compute the outputs for the first ``batch_size`` test images, endlessly.
 
     Yields:
-        a sum over the outputs, read to synchronise the device.
+        a sum of outputs, which synchronises the device.
     """
     images = task.data.test
     network.eval()
