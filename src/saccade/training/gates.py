@@ -125,9 +125,8 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
             for site in list(constant):
                 current_ranges = [(values.amin(0), values.amax(0)) for values in _as_list(maps.get(site, []))]
                 previous_ranges = ranges.get(site, current_ranges)
-                if not current_ranges or len(current_ranges) != len(
-                    previous_ranges
-                ):  # the number of calls depends on the images
+                # The number of calls may depend on the images.
+                if not current_ranges or len(current_ranges) != len(previous_ranges):
                     del constant[site]
                     continue
                 pairs = zip(current_ranges, previous_ranges, strict=True)
