@@ -39,7 +39,7 @@ def test_leaked_test_images_are_counted_with_two_examples(photos):
         shutil.copy(photos / f"train/cat/{i}.bmp", photos / f"test/cat/again{i}.bmp")
     said = (
         "3 of 9 test images are trained on too, byte for byte: train/cat/0.bmp and test/cat/again0.bmp; "
-        "train/cat/1.bmp and test/cat/again1.bmp. The score counts what was memorised; remove them from one part."
+        "train/cat/1.bmp and test/cat/again1.bmp. The score counts what was memorised; remove them from one split."
     )
     assert open_data(Data(source=str(photos)), "label").cautions == [said]
     found = facts(photos)
@@ -90,7 +90,7 @@ def test_crc_collisions_are_not_duplicates(photos):
     paths = {part: [[photos / part / "cat/0.bmp"], [photos / part / "dog/0.bmp"]] for part in ("train", "test")}
     contents = dict.fromkeys((path for classes in paths.values() for files in classes for path in files), (486, 7))
     found = duplicates.find_duplicates(paths, contents)
-    assert (found.leaked, found.relabelled) == ([], [])
+    assert (found.leaked, found.conflicting) == ([], [])
     shutil.copy(paths["train"][0][0], paths["test"][0][0])  # the twin
     assert len(duplicates.find_duplicates(paths, contents).leaked) == 1
 

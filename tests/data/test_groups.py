@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.groups import hold_back_groups, split_conflicts
+from saccade.data.groups import groups_in_two_splits, hold_back_groups
 from saccade.data.selection import select_files
 from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
@@ -83,8 +83,8 @@ def test_a_group_in_two_splits_is_refused(tmp_path):
     with pytest.raises(UserError) as caught:
         opened(root)
     said = str(caught.value)
-    assert "has 1 groups in two parts: the group 'p' is in 'train' (2 images) and in 'test' (1 image)" in said
-    assert said.endswith("data.options.group = false takes images as unrelated")
+    assert "has 1 groups in two splits: the group 'p' is in 'train' (2 images) and in 'test' (1 image)" in said
+    assert said.endswith("or set data.options.group = false to treat images as unrelated")
     assert opened(root, options={"group": False}).train.groups is None
 
 
@@ -92,10 +92,10 @@ def test_a_group_in_train_and_val_is_a_conflict():
     files = [Path(str(i)) for i in range(4)]
     groups = dict(zip(files, "abab", strict=True))
     parts = [SplitFiles("train", {"": files[:2]}), SplitFiles("val", {"": files[2:]})]
-    assert split_conflicts(parts, groups) == [
+    assert groups_in_two_splits(parts, groups) == [
         f"the group {g!r} is in 'train' (1 image) and in 'val' (1 image)" for g in "ab"
     ]
-    assert split_conflicts(parts[:1], groups) == []
+    assert groups_in_two_splits(parts[:1], groups) == []
 
 
 def test_subsampling_reports_partial_groups(tmp_path):
@@ -125,9 +125,9 @@ def test_the_test_fraction_is_near_its_goal_for_groups_of_many_sizes(seed):
 
 def test_a_class_in_a_single_group_is_refused(tmp_path):
     root = scene(tmp_path, ["p", "q"] * 5)
-    with pytest.raises(UserError, match=r"class 'a' has images of 1 group alone \('p'\); groups are held back whole"):
+    with pytest.raises(UserError, match=r"class 'a' has images of only 1 group \('p'\); groups are held back whole"):
         opened(root)
-    with pytest.raises(UserError, match="there are images of 1 group alone"):
+    with pytest.raises(UserError, match="there are images of only 1 group"):
         hold_back_groups([""], [[Path("0"), Path("1")]], {Path("0"): "g", Path("1"): "g"}, 0.2, 0)
 
 

@@ -253,14 +253,14 @@ def test_a_failed_write_leaves_no_cache_file(pets, home, monkeypatch):
 
 
 def test_too_large_a_set_is_reported_before_decoding(pets, home, read, monkeypatch):
-    monkeypatch.setattr(image_cache, "LIMIT", 16 * 3 * 16 * 16 - 1)
+    monkeypatch.setattr(image_cache, "MAX_CACHE_BYTES", 16 * 3 * 16 * 16 - 1)
     told = []
     split = look(pets, told)
     assert "at most" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
     assert len(read) == 16
     assert isinstance(split.train.images, torch.Tensor)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2 * 16 * 3 * 16 * 16 - 1))
-    monkeypatch.setattr(image_cache, "LIMIT", 2**30)
+    monkeypatch.setattr(image_cache, "MAX_CACHE_BYTES", 2**30)
     told.clear()
     look(pets, told)
     assert "free" in next(event for event in told if isinstance(event, ImagesNotCached)).reason
@@ -286,7 +286,7 @@ def test_the_least_recently_used_files_are_removed(pets, home, read, monkeypatch
     for part in (stale, fresh):
         part.touch()
     os.utime(stale, (1, 1))
-    monkeypatch.setattr(image_cache, "LIMIT", sum(place.stat().st_size for place in places) + 100)
+    monkeypatch.setattr(image_cache, "MAX_CACHE_BYTES", sum(place.stat().st_size for place in places) + 100)
     look(pets, size=15)
     assert [place.exists() for place in places] == [True, False, True]
     assert (stale.exists(), fresh.exists()) == (False, True), "another process may be writing the fresh one"

@@ -134,7 +134,7 @@ def test_masks_are_given_where_every_object_has_an_outline(tmp_path):
         {paths[0]: ImageAnnotations("a", [with_outline]), paths[1]: ImageAnnotations("a", [alone])}, sizes, ["x"]
     )
     assert "masks" not in mixed.targets(paths, Frame(20, 20))[0]
-    assert "1 of 2 objects have no outline: boxes alone are given" in mixed.notes
+    assert "1 of 2 objects have no outline: targets have boxes only" in mixed.notes
     assert [note for note in whole.notes if "outline" in note] == []
 
 

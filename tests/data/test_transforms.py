@@ -262,7 +262,10 @@ def test_unknown_names_are_refused_with_a_suggestion():
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_policy_is_refused_for_masks_and_boxes(name):
     for target in ("mask", "objects"):
-        with pytest.raises(UserError, match=rf"{name} moves the image and not its {target}.*flip, crop, color, erase"):
+        with pytest.raises(
+            UserError,
+            match=rf"{name} transforms the image but not a target of the kind {target}.*flip, crop, color, erase",
+        ):
             check_augmentations(("flip", name), target)
         check_augmentations(ALL, target)
     check_augmentations((name,), "label")

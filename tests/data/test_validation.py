@@ -89,7 +89,7 @@ def test_a_class_keeps_an_image_to_train_on():
 
 @pytest.mark.parametrize(("labels", "groups"), [([0, 1], None), ([0] * 5, ["p"] * 5), ([0, 0, 1, 1], list("ppqq"))])
 def test_nothing_to_hold_back(labels, groups):
-    with pytest.raises(UserError, match=rf"val_part = 0\.2: nothing of {len(labels)} training images"):
+    with pytest.raises(UserError, match=rf"val_part = 0\.2: none of the {len(labels)} training images"):
         score_on_val(split(labels, groups), Data())
 
 

@@ -58,16 +58,16 @@ LIES = {
     "an empty name": (changed(ROWS, l5=",b"), "line 5 of labels.csv names no image: its 'file' is empty"),
     "an unknown part": (
         with_columns("split", ["train", "tests", *["train"] * 5, "tests"]),
-        "line 3 of labels.csv has 'tests' in the column 'split', as have 1 other rows; known are train, training, "
-        "test, testing, val, valid, validation. Did you mean 'test'",
+        "line 3 of labels.csv has 'tests' in the column 'split', as have 1 other rows; known names are train, "
+        "training, test, testing, val, valid, validation. Did you mean 'test'",
     ),
     "a blank part": (
         with_columns("split", ["train", "", *["train"] * 5, "test"]),
-        "line 3 of labels.csv has a blank in the column 'split'; known are",
+        "line 3 of labels.csv has a blank in the column 'split'; known names are",
     ),
     "an image in two parts": (
         [*with_columns("split", [*["train"] * 6, "test", "test"]), "0.png,a,test"],
-        "0.png is in two parts, in line 2 of labels.csv (train) and line 10 of labels.csv (test)",
+        "0.png is in two splits, in line 2 of labels.csv (train) and line 10 of labels.csv (test)",
     ),
     "no row to train on": (with_columns("split", ["test"] * 8), "no row names an image to train on"),
     "a 2 among 0 and 1": (
@@ -76,11 +76,11 @@ LIES = {
     ),
     "a blank among 0 and 1": (
         changed(FLAGS, l6="4.png,,1"),
-        "line 6 of labels.csv has a blank in the column 'a'; 0 or 1 is needed. data.options.blank = 0 or 1",
+        "line 6 of labels.csv has a blank in the column 'a'; 0 or 1 is needed. Set data.options.blank to 0 or 1",
     ),
     "a -1 among 0 and 1": (
         changed(FLAGS, l6="4.png,1,-1"),
-        "line 6 of labels.csv has '-1' in the column 'b'; 0 or 1 is needed. data.options.uncertain = 0 or 1",
+        "line 6 of labels.csv has '-1' in the column 'b'; 0 or 1 is needed. Set data.options.uncertain to 0 or 1",
     ),
     "a nan among 0 and 1": (changed(FLAGS, l6="4.png,nan,1"), "line 6 of labels.csv has 'nan' in the column 'a'"),
     "no header": (
@@ -118,7 +118,7 @@ LIES = {
         "cannot read labels.csv: byte 25 is not UTF-8; save it as UTF-8",
     ),
     "UTF-16": ("\n".join(ROWS).encode("utf-16"), "cannot read labels.csv: it is UTF-16; save it as UTF-8"),
-    "one class": ([line.replace(",b", ",a") for line in ROWS], "has 1 class(es), at least 2 are needed"),
+    "one class": ([line.replace(",b", ",a") for line in ROWS], "has 1 class(es); at least 2 are needed"),
     "a class with one image": (changed(ROWS, l3="1.png,c"), "class 'c' has 1 image; at least one to train on and one"),
     "a class in one part": (
         with_columns("split", ["train"] * 6 + ["test", "train"]),
@@ -138,7 +138,7 @@ LIES = {
     ),
     "none of them and one of them": (
         ["file,Finding Labels", *(f"{i}.png,{('a|b', 'b', 'No Finding|a')[i % 3]}" for i in range(8))],
-        "line 4 of labels.csv says 'No Finding' and names 1 labels beside it; one of the two is wrong",
+        "line 4 of labels.csv has 'No Finding' together with 1 labels; remove one or the other",
     ),
 }  # fmt: skip
 
@@ -172,7 +172,8 @@ def test_a_name_of_two_images(root):
     Image.new("RGB", (6, 6)).save(root / "images" / "1.jpg")
     write(root, [line.replace(".png", "") for line in ROWS])
     said = (
-        "line 3 of labels.csv names '1', which is images/1.jpg and images/1.png; write the whole path with its ending"
+        "line 3 of labels.csv names '1', which matches images/1.jpg and images/1.png; write the full path "
+        "with its extension"
     )
     assert said in refused(root)
     write(root, ROWS)
@@ -197,7 +198,7 @@ def test_what_is_cleaned_is_said(root):
     assert "the labels 'A' and 'a' differ in capital letters only and are kept apart" in notes
     assert classes == {"A": 2, "a": 2, "b": 4}
     notes, _ = cleaned(root, [*ROWS, "0.png,a", "1.png,b"])
-    assert "2 rows name an image again with the same labels; it is taken once" in notes
+    assert "2 rows name an image again with the same labels; each image is used once" in notes
     notes, _ = cleaned(root, ROWS[:-2])
     assert "2 images are in no row and are not used" in notes
     notes, _ = cleaned(root, ["file,a,b,c", *(f"{i}.png,{i % 2},{i // 4},0" for i in range(8))])
@@ -211,4 +212,4 @@ def test_a_link_to_one_image_is_taken_once(root):
     split = open_data(Data(source=str(root)), "label")
     assert len(split.train) + len(split.test) == 8
     write(root, [*ROWS, "9.png,b"])
-    assert "are one file in two classes" in refused(root)
+    assert "are the same file in two classes" in refused(root)

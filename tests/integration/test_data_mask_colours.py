@@ -187,7 +187,7 @@ def smeared(root):
 
 def smoothed(root):
     coloured(mask_of(2)).resize((30, 30), Image.Resampling.BICUBIC).resize(SIZE).save(root / "masks" / "02.png")
-    return "; so many come from smoothing: resize masks by the nearest pixel"
+    return "; that many colours indicate smoothing: resize masks by nearest neighbour"
 
 
 def compressed(root):

@@ -133,7 +133,7 @@ def not_utf8(folder):
 def test_a_class_that_is_not_named_in_utf8_is_refused(tmp_path):
     fill(tmp_path, "a", "b")
     draw(not_utf8(tmp_path) / "0.png")
-    with pytest.raises(UserError, match=r"the class caf\\xe9 in .* is not named in UTF-8.*rename it"):
+    with pytest.raises(UserError, match=r"the class caf\\xe9 in .* has a name that is not valid UTF-8.*rename it"):
         open_data(Data(source=str(tmp_path)), "label")
     assert "caf\\xe9  " in page(tmp_path)
 

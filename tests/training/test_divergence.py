@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from saccade.training.divergence import DivergenceError, locate
+from saccade.training.divergence import DivergenceError, locate_nonfinite
 
 
 class Chain(nn.Module):
@@ -34,7 +34,7 @@ def test_the_first_thing_that_is_no_number_is_found(what):
     elif what == "output":
         network.body[1].register_forward_hook(lambda module, inputs, output: output / 0)
         network.body[0].running_mean[:] = -9.0  # all above 0, so that all become infinite
-    found = locate(network, lambda: network(images).sum() * scale)
+    found = locate_nonfinite(network, lambda: network(images).sum() * scale)
     assert found == (what, path.get(what, "body.1"))
     assert not any(module._forward_hooks for module in (network, network.stem, network.body[0]))
 

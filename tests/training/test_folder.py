@@ -82,4 +82,4 @@ def test_a_full_disk_is_the_machines_error(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert list(tmp_path.iterdir()) == [tmp_path / ".running"]
         run.save_state(state)
-        torch.testing.assert_close(run.resume()["network"]["w"], state["network"]["w"], rtol=0, atol=0)
+        torch.testing.assert_close(run.load_state()["network"]["w"], state["network"]["w"], rtol=0, atol=0)

@@ -23,7 +23,9 @@ def test_a_phase_trains_what_it_names_and_nothing_that_was_frozen():
     with train_only(network, Phase("all", 1)) as frozen:
         assert (learning(), frozen) == (before, [])
     with (
-        pytest.raises(UserError, match=r"'neck' trains neck\.\*: no parameter has such a name.* begin with 0, 1, 2"),
+        pytest.raises(
+            UserError, match=r"'neck' trains neck\.\*: these globs match no trainable parameter.* begin with 0, 1, 2"
+        ),
         train_only(network, Phase("neck", 1, ("neck.*",))),
     ):
         pass

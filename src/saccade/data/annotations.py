@@ -1,7 +1,7 @@
 """Objects read from annotation files, checked against the size of their image.
 
-Objects without area and exact duplicates are left out, and boxes that extend beyond the image by up to 5 % of a side or
-2 pixels are clipped; notes count them. An image with any other fault is refused.
+Objects without area and exact duplicates are left out; boxes that extend beyond the image by up to 5 % of a side or
+2 pixels are clipped; notes count both. An image with any other fault is refused.
 
 Coordinates are pixels of the upright image from its top-left corner: a box around all W×H pixels is (0, 0, W, H). If a
 file gives the size of the stored pixels and an EXIF orientation swaps width and height, its boxes are rotated too.
@@ -40,12 +40,12 @@ _CLEANING_NOTES = {
     "clipped": "boxes extend a little beyond their image and are clipped to it",
     "duplicate": "objects are exact duplicates and are counted once",
     "rotated": "images have an EXIF rotation; their boxes were given for the stored pixels and are rotated too",
-    "difficult": "objects are marked difficult and are taken like the others",
+    "difficult": "objects are marked difficult and are used like the others",
 }
 
 
 class LabelError(Exception):
-    """Error in an annotation file; the message is worded to follow the image's name."""
+    """Error in an annotation file; the message is a predicate, such as "has no box", of the image or object."""
 
 
 class Rle(NamedTuple):
@@ -96,7 +96,7 @@ class ImageAnnotations:
         objects: objects in the order of the file.
         size: (width, height) of the image in the file; None if not given.
         relative: True if coordinates are fractions of the image size.
-        cleaned: (kind, place) of each object that the reader left out; kinds are keys of ``_CLEANING_NOTES``.
+        remarks: (kind, place) of each object left out or marked difficult; kinds are keys of ``_CLEANING_NOTES``.
         problem: message of a :class:`LabelError`; empty if there is none.
     """
 
@@ -104,24 +104,24 @@ class ImageAnnotations:
     objects: Sequence[Annotation] = ()
     size: tuple[int, int] | None = None
     relative: bool = False
-    cleaned: Sequence[tuple[str, str]] = ()
+    remarks: Sequence[tuple[str, str]] = ()
     problem: str = ""
 
 
 @dataclass
 class CleaningCounts:
-    """Number and first place of each kind of fault in ``_CLEANING_NOTES``."""
+    """Number and first place of each kind of remark in ``_CLEANING_NOTES``."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first_places: dict[str, str] = field(default_factory=dict)
 
     def add(self, kind: str, file_name: str, where: str) -> None:
-        """Count one more fault of ``kind``."""
+        """Count one more remark of ``kind``."""
         self.counts[kind] += 1
         self.first_places.setdefault(kind, f"{brief(file_name)}{where and f', {where}'}")
 
     def sentences(self) -> list[str]:
-        """Return one note per kind of fault."""
+        """Return one note per kind of remark."""
         return [
             f"{self.counts[kind]} {text} (the first: {self.first_places[kind]})"
             for kind, text in _CLEANING_NOTES.items()
@@ -138,40 +138,42 @@ def polygon_box(polygons: Sequence[Polygon]) -> Box:
 def clean_objects(
     annotations: ImageAnnotations, size: tuple[int, int], orientation: int, counts: CleaningCounts
 ) -> list[Annotation]:
-    """Return the objects in pixels of the upright image: clipped, without empty and duplicate ones.
+    """Return the clipped objects in pixels of the upright image, without empty objects and duplicates.
 
     Args:
         annotations: objects in the file.
         size: (width, height) of the upright image.
         orientation: EXIF orientation to apply to boxes; 1 if they are upright.
-        counts: receives every correction.
+        counts: count of remarks, which is updated.
 
     Raises:
         LabelError: an object cannot be used.
     """
-    for kind, where in annotations.cleaned:
+    for kind, where in annotations.remarks:
         counts.add(kind, annotations.file_name, where)
     objects, keys = [], set()
-    stored = size[::-1] if orientation >= 5 else size
+    stored_size = size[::-1] if orientation >= 5 else size
     for annotation in annotations.objects:
         try:
-            checked = _checked(_to_pixels(annotation, stored) if annotations.relative else annotation, stored)
+            in_pixels = _to_pixels(annotation, stored_size) if annotations.relative else annotation
+            _validate(in_pixels, stored_size)
         except LabelError as problem:
-            raise LabelError(f"has {brief(annotations.file_name)}, {annotation.where} of which {problem}") from None
-        if checked is None:
+            place = f"{annotation.where} of {brief(annotations.file_name)}"
+            raise LabelError(f"has a faulty annotation: {place} {problem}") from None
+        x1, y1, x2, y2 = in_pixels.box
+        if x1 == x2 or y1 == y2:
             counts.add("empty", annotations.file_name, annotation.where)
             continue
-        outlines = [polygon.tobytes() for polygon in checked.polygons]
-        key = checked.name, checked.box, *outlines, checked.rle and checked.rle.counts.tobytes()
+        polygon_bytes = [polygon.tobytes() for polygon in in_pixels.polygons]
+        key = in_pixels.name, in_pixels.box, *polygon_bytes, in_pixels.rle and in_pixels.rle.counts.tobytes()
         if key in keys:
             counts.add("duplicate", annotations.file_name, annotation.where)
             continue
         keys.add(key)
-        if _overhang(checked.box, stored) > _ROUNDING_PIXELS:
+        if _overhang(in_pixels.box, stored_size) > _ROUNDING_PIXELS:
             counts.add("clipped", annotations.file_name, annotation.where)
-        x1, y1, x2, y2 = checked.box
-        clipped = checked._replace(box=(max(0.0, x1), max(0.0, y1), min(stored[0], x2), min(stored[1], y2)))
-        objects.append(_upright(clipped, stored, orientation))
+        clipped_box = max(0.0, x1), max(0.0, y1), min(stored_size[0], x2), min(stored_size[1], y2)
+        objects.append(_rotate(in_pixels._replace(box=clipped_box), stored_size, orientation))
     return objects
 
 
@@ -186,8 +188,8 @@ def _to_pixels(annotation: Annotation, size: tuple[int, int]) -> Annotation:
     )
 
 
-def _checked(annotation: Annotation, size: tuple[int, int]) -> Annotation | None:
-    """Return ``annotation`` unchanged, None if it has no area; raise LabelError if it cannot be used."""
+def _validate(annotation: Annotation, size: tuple[int, int]) -> None:
+    """Raise LabelError if ``annotation`` cannot be used; a box without area is accepted."""
     width, height = size
     box = x1, y1, x2, y2 = annotation.box
     if not all(map(math.isfinite, (*box, *(value for polygon in annotation.polygons for value in polygon)))):
@@ -196,7 +198,7 @@ def _checked(annotation: Annotation, size: tuple[int, int]) -> Annotation | None
         if high < low:
             raise LabelError(f"has a box whose {axis} runs from {low:g} to {high:g}; the smaller number comes first")
     if x1 == x2 or y1 == y2:
-        return None
+        return
     outline = [("an outline in", polygon_box(annotation.polygons))] if annotation.polygons else []
     for description, corners in (("a box", box), *outline):
         left, top, right, bottom = corners
@@ -206,7 +208,6 @@ def _checked(annotation: Annotation, size: tuple[int, int]) -> Annotation | None
     if annotation.rle is not None and (annotation.rle.width, annotation.rle.height) != size:
         mask_size = f"{annotation.rle.width}×{annotation.rle.height}"
         raise LabelError(f"has a mask of {mask_size} pixels; its image is {width}×{height}")
-    return annotation
 
 
 def _overhang(box: Box, size: tuple[int, int]) -> float:
@@ -221,16 +222,19 @@ def _is_too_far_outside(box: Box, size: tuple[int, int]) -> bool:
     )
 
 
-def _upright(annotation: Annotation, stored: tuple[int, int], orientation: int) -> Annotation:
+def _rotate(annotation: Annotation, stored_size: tuple[int, int], orientation: int) -> Annotation:
+    """Rotate ``annotation`` for an EXIF orientation of 5 to 8; return others unchanged."""
     if orientation < 5:
         return annotation
     (x1, y1), (x2, y2) = (
-        _upright_point(x, y, stored, orientation) for x, y in (annotation.box[:2], annotation.box[2:])
+        _rotate_point(x, y, stored_size, orientation) for x, y in (annotation.box[:2], annotation.box[2:])
     )
     polygons = []
     for polygon in annotation.polygons:
         points = zip(polygon[::2], polygon[1::2], strict=True)
-        polygons.append(array("d", [value for x, y in points for value in _upright_point(x, y, stored, orientation)]))
+        polygons.append(
+            array("d", [value for x, y in points for value in _rotate_point(x, y, stored_size, orientation)])
+        )
     return annotation._replace(
         box=(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)),
         polygons=tuple(polygons),
@@ -238,7 +242,7 @@ def _upright(annotation: Annotation, stored: tuple[int, int], orientation: int) 
     )
 
 
-def _upright_point(x: float, y: float, stored: tuple[int, int], orientation: int) -> tuple[float, float]:
-    """Map a point from stored to upright pixels for orientations 5 to 8, which swap width and height."""
-    width, height = stored
+def _rotate_point(x: float, y: float, stored_size: tuple[int, int], orientation: int) -> tuple[float, float]:
+    """Map a point from stored to upright pixels for orientations 5 to 8."""
+    width, height = stored_size
     return height - y if orientation in (6, 7) else y, width - x if orientation in (7, 8) else x

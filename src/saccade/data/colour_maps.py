@@ -30,14 +30,14 @@ class ClassMap:
     Attributes:
         names: names in the order of the class indices.
         colours: RGB colour of each class; empty if masks hold indices.
-        file_name: name of the file that lists them; empty without a file.
+        file_name: name of the file that lists the classes; empty without a file.
     """
 
     names: tuple[str, ...] = ()
     colours: tuple[Colour, ...] = ()
     file_name: str = ""
 
-    def nearest(self, colour: Colour) -> str:
+    def describe_nearest(self, colour: Colour) -> str:
         """Return ``name (r, g, b)`` of the class whose colour is nearest."""
         distances = [sum((a - b) ** 2 for a, b in zip(colour, other, strict=True)) for other in self.colours]
         index = distances.index(min(distances))
@@ -45,14 +45,14 @@ class ClassMap:
 
 
 def find_class_file(folders: Iterable[Path]) -> Path | None:
-    """Return the first file of ``CLASS_FILES`` in any of ``folders``, None if there is none."""
+    """Return the first file of ``CLASS_FILES`` in any of ``folders``; None if no folder has one."""
     folders = list(folders)
     paths = (folder / name for name in CLASS_FILES for folder in folders)
     return next((path for path in paths if path.is_file()), None)
 
 
 def read_class_map(path: Path | None) -> ClassMap:
-    """Read the class names and colours in a file of ``CLASS_FILES``; None gives an empty map.
+    """Read the class names and colours in a file of ``CLASS_FILES``; return an empty map if ``path`` is None.
 
     Raises:
         UserError: the file cannot be read, a line is malformed, or a name or a colour is repeated.

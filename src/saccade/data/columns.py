@@ -47,12 +47,12 @@ NO_LABEL_NAMES = ("no finding", "no findings", "none", "nothing")
 """Lower-case labels that mean that the image has no label."""
 FLAG_VALUES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 """Maps lower-case cell values of a 0/1 column to 0 or 1."""
-_DELIMITERS, _PLURAL_DELIMITERS = "|;", ", "
+_DELIMITERS, _PLURAL_COLUMN_DELIMITERS = ("|", ";"), (",", " ")
 _SAMPLE_ROWS = 20
 
 
 class UnclearError(UserError):
-    """Error if ``data.options`` must name a column that names and values do not determine."""
+    """Error raised if several columns may be the label, so that ``data.options`` must name one."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +77,18 @@ class Columns:
 
 
 def has_box_columns(header: Sequence[str]) -> bool:
-    """Return True if the columns hold one box or one run-length mask per row."""
+    """Return True if the columns called ``header`` hold one box or one run-length mask per row."""
     names = set(map(_normalise, header))
     return any(names >= box_names for box_names in _BOX_NAMES)
 
 
 def find_image_column(table: TableFile, is_image_name: Callable[[str], bool]) -> str | None:
-    """Return the column that names images in most of the first rows, None if there is none.
+    """Return the column whose values in the first rows name images most often; None if no value does.
 
-    A column called ``file`` or similar takes precedence; beside it, columns of numbers are ignored: "3" may be an age.
+    A column called ``file`` or similar takes precedence; if there is one, other columns of numbers are ignored.
 
     Raises:
-        UserError: the table has no header: its first line names an image.
+        UserError: the table has no header; its first line names an image.
     """
     rows = list(islice(table.rows, _SAMPLE_ROWS))
     by_name = sorted(
@@ -115,30 +115,32 @@ def _is_number(text: str) -> bool:
 
 
 def find_columns(table: TableFile, image: str, options: Mapping[str, Any]) -> Columns:
-    """Find the columns of labels, split and group by ``data.options``, else by their names and values.
+    """Find the columns of labels, split and group by ``data.options``, otherwise by column names and values.
 
     Raises:
-        UserError: an option names no column, or nothing determines the label columns.
+        UserError: an option names a missing column, or no column or several columns may be the label.
     """
     split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
     group = _optional_column(table, options, "group", _GROUP_NAMES, {image, split})
-    free = [name for name in table.header if name not in (image, split, group)]
+    unassigned = [name for name in table.header if name not in (image, split, group)]
     if "labels" in options:
         names = _named_columns(table, str(options["labels"]))
         if len(names) > 1:
             return Columns(image, names, "flags", "", split, group)
     else:
-        label = next((name for word in _LABEL_NAMES for name in free if _normalise(name) == word), None)
-        flags = [name for name in free if _normalise(name) not in _OTHER_NAMES and _is_flags(table.column(name))]
+        label = next(
+            (name for known_name in _LABEL_NAMES for name in unassigned if _normalise(name) == known_name), None
+        )
+        flags = [name for name in unassigned if _normalise(name) not in _OTHER_NAMES and _is_flags(table.column(name))]
         not_labels = (*_OTHER_NAMES, *_IMAGE_NAMES, *_GROUP_NAMES, *_SPLIT_NAMES)
-        candidates = [name for name in free if _normalise(name) not in not_labels]
+        candidates = [name for name in unassigned if _normalise(name) not in not_labels]
         if label is None and len(flags) > 1:
             return Columns(image, tuple(flags), "flags", "", split, group)
         if label is None and len(candidates) != 1:
             raise _label_column_error(table, candidates)
         names = (label or candidates[0],)
-    given = options.get("delimiter")
-    delimiter = _find_delimiter(table, names[0]) if given is None else str(given)
+    delimiter_option = options.get("delimiter")
+    delimiter = _find_delimiter(table, names[0]) if delimiter_option is None else str(delimiter_option)
     return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group)
 
 
@@ -149,7 +151,7 @@ def _label_column_error(table: TableFile, candidates: Sequence[str]) -> UserErro
         )
     return UnclearError(
         f"{brief(table.file_name)} has {len(candidates)} columns that may be the label: {_join_names(candidates)}. "
-        f"Say which: data.options.labels = {brief(candidates[0], 40)!r}, or several of 0/1, separated by commas"
+        f"Set data.options.labels = {brief(candidates[0], 40)!r}, or name several 0/1 columns, separated by commas"
     )
 
 
@@ -173,7 +175,7 @@ def _optional_column(
     known_names: Sequence[str],
     excluded: Collection[str | None],
 ) -> str | None:
-    """Return the column that ``option`` names, None if it is false, else the first of ``known_names``."""
+    """Return the column that ``option`` names, None if ``option`` is false, otherwise the first of ``known_names``."""
     value = options.get(option)
     if value is False:
         return None
@@ -181,15 +183,15 @@ def _optional_column(
         if value not in table.header:
             raise UserError(
                 f"data.options.{option}: {brief(table.file_name)} has no column {brief(value)!r}."
-                f"{did_you_mean(str(value), table.header)} There are {_join_names(table.header)}; false takes none"
+                f"{did_you_mean(str(value), table.header)} There are {_join_names(table.header)}; false means no column"
             )
         return str(value)
-    matches = (name for word in known_names for name in table.header if _normalise(name) == word)
+    matches = (name for known_name in known_names for name in table.header if _normalise(name) == known_name)
     return next((name for name in matches if name not in excluded), None)
 
 
 def _is_flags(values: Sequence[str]) -> bool:
-    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1; others are reported later."""
+    """Return True if every value is 0, 1, -1 or blank, or at least half are 0 or 1."""
     counts = Counter(value.lower() for value in values)
     n_flags = sum(count for value, count in counts.items() if value in FLAG_VALUES)
     only_flags = all(value in FLAG_VALUES or value in (*EMPTY_VALUES, "-1", "-1.0") for value in counts)
@@ -204,11 +206,11 @@ def _find_delimiter(table: TableFile, column: str) -> str:
     """
     values = {row.text(column) for row in table.rows}
     if any(not isinstance(row.cells[column], str) for row in table.rows):
-        return ","
+        return ","  # TableRow.text joins lists by commas
     for delimiter in _DELIMITERS:
         if any(delimiter in value for value in values):
             return delimiter
-    for delimiter in _PLURAL_DELIMITERS if _normalise(column) in _PLURAL_NAMES else "":
+    for delimiter in _PLURAL_COLUMN_DELIMITERS if _normalise(column) in _PLURAL_NAMES else ():
         labels = {label.strip() for value in values for label in value.split(delimiter)}
         if any(delimiter in value for value in values) and len(labels - {""}) < len(values - {""}):
             return delimiter

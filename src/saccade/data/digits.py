@@ -44,7 +44,7 @@ MIN_SIZE = 16
 """Side of the smallest scene in pixels; in a smaller one a target would have fewer pixels than its source digit."""
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
-_TRIES = 16
+_POSITION_TRIES = 16
 _INK_THRESHOLD = 0.3
 """Fraction of full ink from which a pixel belongs to a digit's mask."""
 
@@ -77,7 +77,7 @@ class _Digit(NamedTuple):
 
 
 @cache
-def _read_sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _read_source_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return ink (1797, 8, 8) in [0, 1] and classes (1797,) from scikit-learn's files."""
     package = importlib.util.find_spec("sklearn")
     if package is None or package.origin is None:
@@ -91,7 +91,7 @@ def _read_sources() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
 @cache
 def _source_indices(split: str) -> tuple[NDArray[np.int64], ...]:
-    classes = _read_sources()[1]
+    classes = _read_source_digits()[1]
     order = np.argsort(np.random.default_rng(1797).random(len(classes)))
     indices = []
     for label in range(10):
@@ -108,7 +108,7 @@ def source_digits(split: Literal["train", "test"]) -> list[int]:
 
 @cache
 def _interpolation_matrix(side: int) -> NDArray[np.float64]:
-    """Return a matrix (side, 8) that interpolates 8 pixels and a blank margin linearly to ``side``."""
+    """Return a matrix (side, 8) that linearly resizes 8 pixels, with a blank pixel at either end."""
     centres = (np.arange(side) + 0.5) * (10 / side) - 1.5
     return np.maximum(0.0, 1.0 - np.abs(centres[:, None] - np.arange(8)))
 
@@ -156,7 +156,7 @@ class Scenes:
         self.clutter = clutter
         self.distractors = distractors
         self.seed = seed
-        self._sources, self._source_labels = _read_sources()
+        self._sources, self._source_labels = _read_source_digits()
         self._indices_by_class = _source_indices(split)
         self._indices = np.sort(np.concatenate(self._indices_by_class))
 
@@ -199,8 +199,8 @@ class Scenes:
         """Return the image (H, W) of scene ``i`` and its digits, the target first."""
         if not 0 <= i < self.count:
             raise IndexError(f"scene {i} of {self.count}")
-        # Drawn at once, the target's first, so that the target does not depend on the options.
-        n_uniforms = 6 + self.distractors * (4 + 2 * _TRIES) + self.clutter * 6
+        # All numbers are drawn at once, those of the target first, so that the target does not depend on the options.
+        n_uniforms = 6 + self.distractors * (4 + 2 * _POSITION_TRIES) + self.clutter * 6
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), i])
         uniforms = iter(rng.random(n_uniforms).tolist())
         target = self._draw_target(i % 10, uniforms)
@@ -231,7 +231,7 @@ class Scenes:
         width = max(3, int(height * (0.75 + 0.25 * next(uniforms))))
         brightness = target.brightness * (0.4 + 0.3 * next(uniforms))
         position = None
-        for _ in range(_TRIES):  # no break: later draws must not depend on it
+        for _ in range(_POSITION_TRIES):  # no break: later numbers must not depend on the tries needed
             top, left = self._draw_position(height, width, uniforms)
             if position is None and not any(
                 top < d.top + d.ink.shape[0] and d.top < top + height
@@ -245,7 +245,7 @@ class Scenes:
         return [_Digit(ink, brightness, *position, int(self._source_labels[source]))]
 
     def _add_clutter(self, canvas: NDArray[np.float64], target: _Digit, uniforms: Iterator[float]) -> None:
-        """Merge a square patch of a digit as high as the target into ``canvas`` (H, W)."""
+        """Merge into ``canvas`` (H, W) a square patch cut from a digit that is resized to the target's height."""
         side = target.ink.shape[0]
         patch_side = max(2, side // 3)
         source = self._indices[int(next(uniforms) * len(self._indices))]
@@ -261,7 +261,8 @@ class Scenes:
 
     def _draw_position(self, height: int, width: int, uniforms: Iterator[float]) -> tuple[int, int]:
         top, left = (
-            int(next(uniforms) * (length - side + 1)) for length, side in zip(self.size, (height, width), strict=True)
+            int(next(uniforms) * (scene_side - side + 1))
+            for scene_side, side in zip(self.size, (height, width), strict=True)
         )
         return top, left
 
@@ -272,7 +273,7 @@ def _merge(canvas: NDArray[np.float64], patch: NDArray[np.float64], top: int, le
 
 
 def make_scenes(spec: Data, split: Literal["train", "test"]) -> Scenes:
-    """Return the scenes of ``split`` for the ``data`` section of a recipe; ``split_seed`` is their seed.
+    """Return the scenes of ``split``, seeded by ``split_seed``, for the ``data`` section of a recipe.
 
     Raises:
         UserError: an unknown option, or a value out of its range.
@@ -303,7 +304,7 @@ class _LazyTargets:
 def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
     """Return the targets of ``scenes`` of the ``kind`` label, mask, objects or none.
 
-    With ``fits_in_memory``, masks are computed now and kept.
+    If ``fits_in_memory``, masks are computed at once and kept.
     """
     if kind == "label":
         return scenes.labels
@@ -314,7 +315,7 @@ def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
 
 
 def _make_mask(scenes: Scenes, i: int) -> Mask:
-    """Return a mask (H, W): a digit's class + 1 on its ink, 0 elsewhere."""
+    """Return a mask (H, W): the class + 1 in pixels with a digit's ink, 0 elsewhere."""
     scene = scenes.scene(i)
     mask = torch.zeros(scenes.size, dtype=torch.uint8)
     for label, digit_mask in zip(scene.box_labels.tolist(), scene.masks, strict=True):

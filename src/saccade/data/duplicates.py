@@ -20,17 +20,17 @@ class Duplicates:
 
     Attributes:
         leaked: (training image, test image) pairs, one per test image that is also a training image.
-        relabelled: (first file, other file) pairs whose labels differ, one per other file.
+        conflicting: (first file, other file) pairs whose labels differ, one per other file.
         n_test: number of test images.
     """
 
     leaked: list[tuple[Path, Path]] = field(default_factory=list)
-    relabelled: list[tuple[Path, Path]] = field(default_factory=list)
+    conflicting: list[tuple[Path, Path]] = field(default_factory=list)
     n_test: int = 0
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each kind."""
-        return {"test_images_trained_on": len(self.leaked), "images_of_two_classes": len(self.relabelled)}
+        return {"test_images_trained_on": len(self.leaked), "images_of_two_classes": len(self.conflicting)}
 
     def sentences(self, root: Path) -> list[str]:
         """Return one sentence per kind of pair that occurs, with two examples as paths relative to ``root``."""
@@ -38,12 +38,12 @@ class Duplicates:
         if self.leaked:
             sentences.append(
                 f"{len(self.leaked)} of {self.n_test} test images are trained on too, byte for byte: "
-                f"{_examples(self.leaked, root)}. The score counts what was memorised; remove them from one part."
+                f"{_examples(self.leaked, root)}. The score counts what was memorised; remove them from one split."
             )
-        if self.relabelled:
+        if self.conflicting:
             sentences.append(
-                f"{len(self.relabelled)} images have the bytes of an image of another class: "
-                f"{_examples(self.relabelled, root)}. At most one label is right."
+                f"{len(self.conflicting)} images have the bytes of an image of another class: "
+                f"{_examples(self.conflicting, root)}. At most one label is right."
             )
         return sentences
 
@@ -59,7 +59,7 @@ def find_duplicates(
 ) -> Duplicates:
     """Find byte-identical files in ``splits``.
 
-    Only files of equal length and CRC-32 are read again, for a SHA-256: a CRC-32 alone can collide.
+    Only files of equal length and CRC-32 are read again, for their SHA-256, because CRC-32 values can collide.
 
     Args:
         splits: Maps ``train`` and ``test`` to the files of each class.
@@ -73,13 +73,13 @@ def find_duplicates(
         if path in contents
     ]
     counts = Counter(contents[file.path] for file in files)
-    leaked, relabelled = [], []
-    for group in _group_by_bytes(file for file in files if counts[contents[file.path]] > 1):
-        first = group[0]
-        trained = next((file for file in group if file.split == "train"), None)
-        leaked += [(trained.path, file.path) for file in group if trained and file.split == "test"]
-        relabelled += [(first.path, file.path) for file in group if file.label != first.label]
-    return Duplicates(leaked, relabelled, sum(file.split == "test" for file in files))
+    leaked, conflicting = [], []
+    for identical_files in _group_by_bytes(file for file in files if counts[contents[file.path]] > 1):
+        first = identical_files[0]
+        train_file = next((file for file in identical_files if file.split == "train"), None)
+        leaked += [(train_file.path, file.path) for file in identical_files if train_file and file.split == "test"]
+        conflicting += [(first.path, file.path) for file in identical_files if file.label != first.label]
+    return Duplicates(leaked, conflicting, sum(file.split == "test" for file in files))
 
 
 def _group_by_bytes(files: Iterable[_LabelledFile]) -> list[list[_LabelledFile]]:

@@ -1,4 +1,4 @@
-"""Fixations: points where people looked, transformed together with their images."""
+"""Fixations (points where people looked), transformed together with their images."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Fixation(NamedTuple):
 
 @final
 class Fixations(TargetSource):
-    """Fixations on images; those outside their image are dropped and counted.
+    """Target source of fixations; fixations outside their image are dropped and counted.
 
     Args:
-        points: Maps image to its fixations, in their order.
+        points: Maps image to its fixations, in the order of the table.
         sizes: Maps image to its (width, height).
-        n_viewers: number of viewers; 0 if the table does not name them.
+        n_viewers: number of viewers; 0 if the table names none of them.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Fixations(TargetSource):
             )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[dict[str, Tensor]]:
-        """Return, per file, the points inside ``frame``, (n, 2) in its pixels, and their viewers, (n,)."""
+        """Return, per file, the points (n, 2) inside ``frame``, in pixels of the frame, and their viewers (n,)."""
         import torch
         from torchvision.tv_tensors import KeyPoints
 
@@ -94,12 +94,12 @@ class Fixations(TargetSource):
         return targets
 
     def fingerprint_entry(self, path: Path) -> list[int]:
-        """Return the number of points of ``path`` and their CRC-32."""
+        """Return the number of points of ``path`` and a CRC-32 of points and viewers."""
         values = np.array([(x, y, viewer) for x, y, viewer, _ in self._points[path]], np.float64)
         return [len(values), zlib.crc32(values.tobytes())]
 
     def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
-        """Return an empty dict: fixations have no classes."""
+        """Return an empty dict."""
         return {}
 
     def cell(self, image: Tensor, target: Target) -> Cell:

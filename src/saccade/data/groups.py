@@ -1,4 +1,4 @@
-"""Checks that no group of images (patient, scene) spans two splits; test sets held out by whole groups."""
+"""Find groups of images (patient, scene) that span two splits; hold back whole groups for testing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from saccade.errors import UserError
 from saccade.escaping import brief
 
 _MIN_GAIN = 1e-9
-"""Smallest gain for which a group is moved; larger than float rounding, so that the search terminates."""
+"""Smallest gain for which a group is moved; it exceeds float rounding, so that the search terminates."""
 
-__all__ = ["hold_back_groups", "split_conflicts"]
+__all__ = ["groups_in_two_splits", "hold_back_groups"]
 
 
-def split_conflicts(splits: Iterable[SplitFiles], groups: Mapping[Path, str]) -> list[str]:
+def groups_in_two_splits(splits: Iterable[SplitFiles], groups: Mapping[Path, str]) -> list[str]:
     """Return one sentence per group that has images in two of ``splits``."""
     counts_by_group = defaultdict[str, Counter[str]](Counter)
     for split in splits:
@@ -43,11 +43,11 @@ def hold_back_groups(
 ) -> tuple[list[list[Path]], list[list[Path]]]:
     """Return the training and the test files of each class, with whole groups held back for testing.
 
-    Groups move between train and test, in a random order, while that brings the classes' test fractions nearer to
-    ``test_fraction``; classes that occur in the fewest groups come first. Every class keeps a file on either side.
+    Groups move between train and test, in a random order, while a move brings the classes' test fractions nearer to
+    ``test_fraction``; classes that occur in the fewest groups come first. Every class keeps a training and a test file.
 
     Raises:
-        UserError: a class occurs in a single group, or whole groups cannot give every class a file on either side.
+        UserError: a class occurs in a single group, or no choice of whole groups was found.
     """
     names = sorted({groups[path] for files in files_by_class for path in files})
     counts = _count_files(names, files_by_class, groups)
@@ -55,7 +55,7 @@ def hold_back_groups(
         if (rows := np.flatnonzero(column)).size < 2:
             subject = f"class {name!r} has images" if name else "there are images"
             raise UserError(
-                f"{subject} of {rows.size} group alone ({brief(names[rows[0]])!r}); groups are held back whole, so "
+                f"{subject} of only {rows.size} group ({brief(names[rows[0]])!r}); groups are held back whole, so "
                 "at least one to train on and one to test on are needed"
             )
     is_test = _choose_test_groups(counts, test_fraction, _random_order(len(names), seed))
@@ -90,14 +90,14 @@ def _random_order(count: int, seed: int) -> list[int]:
 
 
 def _choose_test_groups(counts: NDArray[np.int64], test_fraction: float, order: list[int]) -> NDArray[np.bool_] | None:
-    """Return which groups (G,) are held back given ``counts`` (G, K) of files; None if a class lacks a side."""
+    """Return a mask (G,) of the test groups, given ``counts`` (G, K) of files; None if a class would lack a split."""
     totals = counts.sum(0)
     goals = np.clip(np.rint(test_fraction * totals), 1, totals - 1)
     weights = 1 / np.sqrt(goals)
     n_test, is_test = np.zeros_like(totals), np.zeros(len(counts), np.bool_)
 
     def gain(group: int, min_test: int = 1) -> float:
-        """Return how much nearer the classes come to their goals if ``group`` moves; -inf if it must not move."""
+        """Return the decrease in weighted distance to the goals if ``group`` moves; -inf if a class lacks files."""
         n_after = n_test - counts[group] if is_test[group] else n_test + counts[group]
         is_feasible = (n_after < totals).all() and (n_after >= min_test).all()
         return float((abs(n_test - goals) - abs(n_after - goals)) @ weights) if is_feasible else -np.inf

@@ -14,11 +14,11 @@ __all__ = ["AmbiguousError", "ImageIndex", "NotFoundError"]
 
 
 class NotFoundError(Exception):
-    """Error if no image has a name."""
+    """Error raised if no image has the name looked up."""
 
 
 class AmbiguousError(Exception):
-    """Error if several images have a name; the message is worded to follow the name's place."""
+    """Error raised if several images have the name looked up; the message is a predicate of the table row."""
 
 
 class ImageIndex:
@@ -29,7 +29,7 @@ class ImageIndex:
 
     Attributes:
         files: all images, sorted.
-        hidden: Maps name to the number of skipped hidden entries.
+        hidden: Maps the name of a hidden file or folder to the number skipped.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,7 +49,7 @@ class ImageIndex:
 
         Args:
             text: name or path in a table, with or without extension.
-            folder: folder of the table; images in it, then in its ``images``, then in the root take precedence.
+            folder: folder of the table, searched first; then its subfolder ``images``, the root, the root's ``images``.
             where: place of the name, for messages.
 
         Raises:
@@ -62,8 +62,8 @@ class ImageIndex:
             resolve_inside(self.root, text, where)
         name = name.removeprefix(self._root_prefix)
         prefix = f"{relative_folder}/" if (relative_folder := self._relative(folder)) else ""
-        for start in (prefix, f"{prefix}images/", "", "images/"):
-            if (path := self._by_relative_path.get(f"{start}{name}")) is not None:
+        for start_folder in (prefix, f"{prefix}images/", "", "images/"):
+            if (path := self._by_relative_path.get(f"{start_folder}{name}")) is not None:
                 return path
         candidates = self._relative_paths_by_name.get(name.rpartition("/")[2], ())
         matches = [path for path in candidates if _ends_with(path, name)]
@@ -74,7 +74,9 @@ class ImageIndex:
             examples = " and ".join(map(brief, matches[:2])) + (
                 f" and {len(matches) - 2} others" if matches[2:] else ""
             )
-            raise AmbiguousError(f"names {brief(text)!r}, which is {examples}; write the whole path with its ending")
+            raise AmbiguousError(
+                f"names {brief(text)!r}, which matches {examples}; write the full path with its extension"
+            )
         return self._by_relative_path[(in_folder or matches)[0]]
 
     def _relative(self, path: Path) -> str:
@@ -82,7 +84,7 @@ class ImageIndex:
         return str(path)[self._prefix_length :].replace(os.sep, "/")
 
     def has_image(self, text: str, folder: Path) -> bool:
-        """Return True if an image is called ``text``; ``folder`` as in :meth:`find`."""
+        """Return True if an image, or several, are called ``text``; see :meth:`find`."""
         try:
             self.find(text, folder, "")
         except AmbiguousError:
@@ -92,7 +94,7 @@ class ImageIndex:
         return True
 
     def suggestion(self, text: str) -> str:
-        """Return a sentence that suggests an image with a similar name, or ""."""
+        """Return a sentence that suggests a similar image name, or ""."""
         name = _with_slashes(text).rpartition("/")[2]
         same_stem = [path.name for path in self.files if path.stem.lower() == Path(name).stem.lower()]
         if same_stem:

@@ -1,4 +1,4 @@
-"""Read the labels in image tables: find each row's image, and check its split, group and labels."""
+"""Read the labels in image tables; find and check the image, split and group of each row."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ImageTable(NamedTuple):
 
     Attributes:
         split: ``train``, ``test`` or ``val``, for all rows; a split column overrides it.
-        split_name: name of that split in the source, for messages; empty if there are no splits.
-        records: the table's rows.
-        columns: names of its columns.
+        split_name: name of ``split`` in the source, for messages; empty if there are no splits.
+        records: file of the table, with its rows.
+        columns: names of the columns.
         folder: folder in which images are looked up first.
     """
 
@@ -40,10 +40,10 @@ class LabelledImage:
     """Labels, split and group of one image.
 
     Attributes:
-        labels: names of its labels, in the order of the row.
+        labels: label names, in the order of the row.
         split: ``train``, ``test`` or ``val``.
-        split_name: name of that split in the source; empty if there are no splits.
-        group: its group; empty if the table has none.
+        split_name: name of ``split`` in the source; empty if there are no splits.
+        group: group of the image; empty if the table has no groups.
         where: line of the table, for messages.
     """
 
@@ -59,9 +59,9 @@ class TableLabels:
     """Labels read from tables.
 
     Attributes:
-        images: Maps image to its labels, split and group.
-        classes: all label names, in the order of the 0/1 columns, else sorted, numbers by value.
-        missing: Maps a path named in a table that does not exist to a message.
+        images: Maps image path to labels, split and group.
+        classes: all label names: in the order of the 0/1 columns, otherwise sorted, with numbers by value.
+        missing: Maps a missing image path to a message.
         problems: sentences on rows that cannot be used.
         notes: sentences on corrections.
     """
@@ -77,18 +77,18 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
     """Read the labels of every row of ``tables``; faulty rows are reported in the result.
 
     Args:
-        tables: the tables.
-        index: the images of the folder.
+        tables: tables with their columns.
+        index: images of the folder.
         options: ``data.options`` of the recipe.
     """
     result, n_repeated, n_trimmed = TableLabels(), 0, 0
     unlabelled_rows, label_names, images = list[str](), dict[str, None](), RowImages(index)
-    for split, split_name, table, columns, folder in tables:
-        result.problems += table.problems
+    for split, split_name, records, columns, folder in tables:
+        result.problems += records.problems
         reader = _LabelReader(columns, options)
-        row_splits = read_row_splits(table, columns.split, result.problems)
-        for row in table.rows:
-            where = table.location(row)
+        row_splits = read_row_splits(records, columns.split, result.problems)
+        for row in records.rows:
+            where = records.location(row)
             group = row.text(columns.group) if columns.group else ""
             labels = reader.read(row)
             path = images.find(row, columns.image, folder, where)
@@ -126,7 +126,7 @@ class _LabelReader:
             self._flags |= dict.fromkeys(EMPTY_VALUES, int(blank))
 
     def read(self, row: TableRow) -> tuple[str, ...] | str:
-        """Return the labels of ``row``, or an error message that completes a sentence beginning with its line."""
+        """Return the labels of ``row``, or an error message that is a predicate of the row."""
         if self.columns.form == "flags":
             return self._read_flags(row)
         column = self.columns.labels[0]
@@ -140,7 +140,7 @@ class _LabelReader:
         no_label_names = [name for name in labels if name.lower() in NO_LABEL_NAMES]
         if no_label_names and len(labels) > len(no_label_names):
             n_others = len(labels) - len(no_label_names)
-            return f"says {brief(no_label_names[0])!r} and names {n_others} labels beside it; one of the two is wrong"
+            return f"has {brief(no_label_names[0])!r} together with {n_others} labels; remove one or the other"
         return () if no_label_names else tuple(labels)
 
     def _read_flags(self, row: TableRow) -> tuple[str, ...] | str:
@@ -157,10 +157,10 @@ class _LabelReader:
 
 def _flag_advice(value: str) -> str:
     if value.startswith("-1"):
-        return "0 or 1 is needed. data.options.uncertain = 0 or 1 says what -1 is"
+        return "0 or 1 is needed. Set data.options.uncertain to 0 or 1 to define -1"
     if value.lower() in EMPTY_VALUES:
-        return "0 or 1 is needed. data.options.blank = 0 or 1 says what a blank is"
-    return "0 or 1 is needed. data.options.labels = 'one,other' names the columns that are labels"
+        return "0 or 1 is needed. Set data.options.blank to 0 or 1 to define a blank"
+    return "0 or 1 is needed. Set data.options.labels = 'one,other' to name the columns of labels"
 
 
 def _conflict_message(path: Path, earlier: LabelledImage, later: LabelledImage) -> str:
@@ -171,7 +171,7 @@ def _conflict_message(path: Path, earlier: LabelledImage, later: LabelledImage) 
     if earlier.group != later.group:
         return f"{name} is in two groups, in {earlier.where} ({earlier.group}) and {later.where} ({later.group})"
     lines = f"{earlier.where} ({earlier.split_name}) and {later.where} ({later.split_name})"
-    return f"{name} is in two parts, in {lines}"
+    return f"{name} is in two splits, in {lines}"
 
 
 def _join_labels(labels: Sequence[str]) -> str:
@@ -181,7 +181,7 @@ def _join_labels(labels: Sequence[str]) -> str:
 def _notes(result: TableLabels, n_repeated: int, unlabelled_rows: Sequence[str], n_trimmed: int) -> list[str]:
     notes = []
     if n_repeated:
-        notes.append(f"{n_repeated} rows name an image again with the same labels; it is taken once")
+        notes.append(f"{n_repeated} rows name an image again with the same labels; each image is used once")
     if unlabelled_rows:
         notes.append(f"{len(unlabelled_rows)} images have none of the labels ({unlabelled_rows[0]} is the first)")
     if n_trimmed:

@@ -1,4 +1,4 @@
-"""Targets of image files: their interface, class labels, and none."""
+"""Interface of target sources; sources for class labels and for images without targets."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["ClassLabels", "NoTargets", "TargetSource"]
 
 
 class TargetSource(ABC):
-    """Targets of the image files of a survey, by path.
+    """Source of the targets of image files.
 
     Attributes:
         classes: class names; empty if the targets have no classes.
-        problems: Maps a file with an unusable target to a message, worded to follow the file's name.
+        problems: Maps a file with an unusable target to a message, which is a predicate of the file.
         notes: sentences on the targets.
     """
 
@@ -51,7 +51,7 @@ class TargetSource(ABC):
 
 
 class ClassLabels(TargetSource):
-    """Class index of each file of a survey."""
+    """Target source of class indices, one per file of a survey."""
 
     def __init__(self, survey: Survey) -> None:
         self.classes, self.problems, self.notes = survey.classes, {}, []
@@ -81,7 +81,7 @@ class ClassLabels(TargetSource):
 
 
 class NoTargets(TargetSource):
-    """Source for images without targets."""
+    """Target source for images without targets."""
 
     def __init__(self) -> None:
         self.classes, self.problems, self.notes = [], {}, []
@@ -94,7 +94,7 @@ class NoTargets(TargetSource):
         """Return None."""
 
     def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
-        """Return an empty dict: there are no classes."""
+        """Return an empty dict."""
         return {}
 
     def cell(self, image: Tensor, target: None) -> Cell:

@@ -14,14 +14,15 @@ from saccade.imagefiles import UnreadableError
 __all__ = ["class_indices"]
 
 _SMOOTHING_COLOURS = 32
-"""Number of unknown colours from which a mask counts as smoothed."""
+"""Number of unknown colours from which a mask counts as smoothed; later colours are not counted."""
 
 
 def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     """Return the class index of each pixel (H, W) of the upright mask.
 
-    Values of a grey or palette image are indices, unless it uses a colour of ``classes`` other than black; index 255 is
-    ignored in this test. A 1-bit image gives 0 and 255. Without colours in ``classes``, grey RGB values are indices.
+    Values of grey and palette images are indices, with two exceptions: an image whose colours are all in ``classes``,
+    and a palette image that uses a colour of ``classes`` other than black at an index below 255. A 1-bit image gives
+    0 and 255. Without colours in ``classes``, grey RGB values are indices.
 
     Raises:
         UnreadableError: the image is a JPEG or has an unsupported mode, or a colour belongs to no class.
@@ -30,11 +31,15 @@ def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
         raise UnreadableError("is a JPEG, whose compression changes class indices and colours; write PNG")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise UnreadableError(f"is of mode {image.mode}; class indices (mode L or P) or colours (mode RGB) are needed")
-    rotated = upright(image)
-    if rotated.mode in ("1", "L", "P"):
-        values = np.asarray(rotated.convert("L") if rotated.mode == "1" else rotated, np.uint8)
-        return _from_palette_or_grey(rotated, values, classes) if _may_be_colours(rotated, classes) else values
-    packed = _pack_colours(rotated)
+    upright_image = upright(image)
+    if upright_image.mode in ("1", "L", "P"):
+        values = np.asarray(upright_image.convert("L") if upright_image.mode == "1" else upright_image, np.uint8)
+        return (
+            _from_palette_or_grey(upright_image, values, classes)
+            if _values_may_be_colours(upright_image, classes)
+            else values
+        )
+    packed = _pack_colours(upright_image)
     if not classes.colours:
         return _from_grey(packed)
     if (unknown := _unknown_colours(packed, classes)).size:
@@ -42,14 +47,14 @@ def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     return _look_up(packed, classes)
 
 
-def _may_be_colours(image: Image.Image, classes: ClassMap) -> bool:
+def _values_may_be_colours(image: Image.Image, classes: ClassMap) -> bool:
     """Return True if the values of an image of mode 1, L or P may stand for colours of ``classes``."""
     all_grey = all(red == green == blue for red, green, blue in classes.colours)
     return bool(classes.colours) and (image.mode == "P" or all_grey)
 
 
 def _from_palette_or_grey(image: Image.Image, values: NDArray[np.uint8], classes: ClassMap) -> NDArray[np.uint8]:
-    """Return the class indices (H, W) of an image whose ``values`` (H, W) are indices or stand for colours."""
+    """Return the class indices (H, W) of an image with ``values`` (H, W)."""
     packed = _pack_colours(image)
     if not _unknown_colours(packed, classes).size:
         return _look_up(packed, classes)
@@ -106,10 +111,10 @@ def _unknown_colour_message(packed: NDArray[np.int64], unknown: NDArray[np.int64
     colour = _unpack_colour(int(unknown[index]))
     others = f" and {unknown.size - 1} other colours" if unknown.size > 1 else ""
     is_smoothed = unknown.size >= _SMOOTHING_COLOURS
-    advice = "; so many come from smoothing: resize masks by the nearest pixel" if is_smoothed else ""
+    advice = "; that many colours indicate smoothing: resize masks by nearest neighbour" if is_smoothed else ""
     return (
         f"has the colour {colour} in {counts[index]} of {packed.size} pixels{others}, not in {classes.file_name}; the "
-        f"nearest is {classes.nearest(colour)}{advice}"
+        f"nearest is {classes.describe_nearest(colour)}{advice}"
     )
 
 

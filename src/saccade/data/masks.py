@@ -1,4 +1,4 @@
-"""Mask files of class indices, black and white or colours, checked against their images and resized like them."""
+"""Mask files with class indices, two values or colours, checked against their images and resized with them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from saccade.escaping import brief
 from saccade.events import Notify
 from saccade.imagefiles import UnreadableError, checksum, open_image
 
-__all__ = ["MaskFiles", "Masks"]
+__all__ = ["LazyMasks", "Masks"]
 
 _BINARY_CLASSES = ("background", "foreground")
 """Classes of masks that hold only 0 and 255."""
@@ -35,8 +35,8 @@ _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Lower-case names of classes whose pixels become ``VOID``."""
 
 
-class _MaskFacts(NamedTuple):
-    """Facts on a mask file: upright (width, height), values, (byte count, CRC-32), error message or empty."""
+class _MaskInfo(NamedTuple):
+    """Upright (width, height), values, (byte count, CRC-32) and error message, which may be "", of a mask file."""
 
     size: tuple[int, int]
     values: frozenset[int]
@@ -45,7 +45,7 @@ class _MaskFacts(NamedTuple):
 
 
 class Masks(TargetSource):
-    """Mask files of images.
+    """Target source of the mask files of images.
 
     Args:
         masks: Maps image to mask file.
@@ -57,7 +57,7 @@ class Masks(TargetSource):
             with a name such as void, ignore or unlabelled.
 
     Raises:
-        UserError: there are more names than masks can hold, or ``void`` names an unknown class.
+        UserError: there are more than 255 class names, or ``void`` names an unknown class.
     """
 
     def __init__(
@@ -71,31 +71,33 @@ class Masks(TargetSource):
     ) -> None:
         listed_names = class_map.names
         if len(listed_names) > VOID:
-            raise UserError(f"there are {len(listed_names)} names of classes; masks of 8 bits hold {VOID} and void")
+            raise UserError(
+                f"there are {len(listed_names)} class names; 8-bit masks have room for {VOID} classes besides void"
+            )
         self._masks, self._class_map, self._root = masks, class_map, root
-        self.problems = {path: "has no mask of its name" for path in sizes if path not in masks}
+        self.problems = {path: "has no mask with the same file name" for path in sizes if path not in masks}
         # The values of all masks determine unlisted classes, and whether 255 is void or the class foreground.
         images_to_scan = masks if len(listed_names) in (0, 2) else sizes
         images = [path for path in images_to_scan if path in masks]
         files = [masks[path] for path in images]
-        facts = map_files(lambda path: _read_facts(path, class_map), files, notify)
-        self._facts = dict(zip(images, facts, strict=True))
-        values = frozenset[int]().union(*(mask.values for mask in self._facts.values() if not mask.problem))
+        infos = map_files(lambda path: _read_info(path, class_map), files, notify)
+        self._infos = dict(zip(images, infos, strict=True))
+        values = frozenset[int]().union(*(info.values for info in self._infos.values() if not info.problem))
         names = list(listed_names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
         self._class_of_value = np.full(256, VOID, np.uint8)
         if VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2):
             self.classes = list(listed_names) or list(_BINARY_CLASSES)
             self._class_of_value[[0, VOID]] = 0, 1
         else:
-            void_names = _void_names(void, names)
+            void_names = _resolve_void(void, names)
             self.classes = [name for name in names if name not in void_names]
             class_values = [value for value, name in enumerate(names) if name not in void_names]
             self._class_of_value[class_values] = range(len(self.classes))
         for path, size in sizes.items():
-            mask = self._facts.get(path)
-            if mask and (problem := mask.problem or _mismatch(mask, size, len(names))):
+            info = self._infos.get(path)
+            if info and (problem := info.problem or _mismatch(info, size, len(names))):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
-        self.notes = [] if len(self.classes) > 1 else ["the masks hold one class alone"]
+        self.notes = [] if len(self.classes) > 1 else ["the masks hold only one class"]
         unused = sorted(set(range(len(names))) - values)
         if not listed_names and len(unused) > len(values):
             self.notes.append(
@@ -105,20 +107,20 @@ class Masks(TargetSource):
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
         """Return the masks of ``files``, uint8 (H, W), in memory if they fit."""
-        masks = MaskFiles([self._masks[path] for path in files], frame, self._class_of_value, self._class_map)
+        masks = LazyMasks([self._masks[path] for path in files], frame, self._class_of_value, self._class_map)
         fits_in_memory = len(files) * frame.height * frame.width <= MEMORY_LIMIT
         return [masks[i] for i in range(len(masks))] if fits_in_memory else masks
 
     def fingerprint_entry(self, path: Path) -> Any:
-        """Return the path and CRC-32 of the mask, and how its values map to classes unless each is its own class."""
-        mask = self._facts[path]
+        """Return the path and CRC-32 of the mask; also the class of each value if values are not class indices."""
+        info = self._infos[path]
         if self._class_map.colours:
             colours = dict(enumerate(self._class_map.colours))
-            remapped = [[colours.get(value, value), int(self._class_of_value[value])] for value in sorted(mask.values)]
+            remapped = [[colours.get(value, value), int(self._class_of_value[value])] for value in sorted(info.values)]
         else:
-            pairs = ([value, int(self._class_of_value[value])] for value in sorted(mask.values))
+            pairs = ([value, int(self._class_of_value[value])] for value in sorted(info.values))
             remapped = [[value, index] for value, index in pairs if index != value]
-        entry = [self._masks[path].relative_to(self._root).as_posix(), mask.content[1]]
+        entry = [self._masks[path].relative_to(self._root).as_posix(), info.content[1]]
         return [*entry, remapped] if remapped else entry
 
     def class_counts(self, split: SplitFiles, readable: Container[Path]) -> dict[str, int]:
@@ -127,20 +129,20 @@ class Masks(TargetSource):
             index
             for path in split.files
             if path in readable and path not in self.problems
-            for index in {int(self._class_of_value[value]) for value in self._facts[path].values}
+            for index in {int(self._class_of_value[value]) for value in self._infos[path].values}
         )
         return {name: counts[index] for index, name in enumerate(self.classes)}
 
     def cell(self, image: Tensor, target: Target) -> Cell:
-        """Return a cell of ``image`` (C, H, W) with its classes tinted and named, except class 0."""
+        """Return a cell of ``image`` (C, H, W) in which classes other than 0 are tinted and named."""
         tinted = [index for index in target.unique().tolist() if index not in (0, VOID)]
         layers = np.stack([target.numpy() == index for index in tinted]) if tinted else None
         caption = brief(", ".join(self.classes[index] for index in tinted))
         return Cell(image, caption, (), layers, [index - 1 for index in tinted])
 
 
-class MaskFiles:
-    """Sequence of masks, read from their files on access; ``class_of_value`` (256,) maps values to classes."""
+class LazyMasks:
+    """Sequence of masks, read on access; ``class_of_value`` (256,) maps values to classes."""
 
     def __init__(
         self, paths: Sequence[Path], frame: Frame, class_of_value: NDArray[np.uint8], class_map: ClassMap
@@ -165,7 +167,7 @@ class MaskFiles:
             raise UserError(f"{brief(path)} {problem}") from None
 
 
-def _void_names(void: Any, class_names: Sequence[str]) -> set[str]:
+def _resolve_void(void: Any, class_names: Sequence[str]) -> set[str]:
     if void is False:
         return set()
     if void is None:
@@ -174,24 +176,24 @@ def _void_names(void: Any, class_names: Sequence[str]) -> set[str]:
     for name in sorted(names - set(class_names)):
         raise UserError(
             f"data.options.void: there is no class {brief(name)!r}.{did_you_mean(name, class_names)} There are "
-            f"{', '.join(map(brief, class_names))}; false makes none void"
+            f"{', '.join(map(brief, class_names))}; false means no void class"
         )
     return names
 
 
-def _read_facts(path: Path, class_map: ClassMap) -> _MaskFacts:
+def _read_info(path: Path, class_map: ClassMap) -> _MaskInfo:
     try:
         with open_image(path) as image:
             indices = class_indices(image, class_map)
             values = frozenset(np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist())
-            return _MaskFacts((indices.shape[1], indices.shape[0]), values, checksum(path), "")
+            return _MaskInfo((indices.shape[1], indices.shape[0]), values, checksum(path), "")
     except UnreadableError as problem:
-        return _MaskFacts((0, 0), frozenset(), (0, 0), str(problem))
+        return _MaskInfo((0, 0), frozenset(), (0, 0), str(problem))
 
 
-def _mismatch(mask: _MaskFacts, size: tuple[int, int], n_values: int) -> str:
-    """Return the error message if a mask does not fit its image's (width, height) or has other values, else ""."""
-    if mask.size != size:
-        return f"is {mask.size[0]}×{mask.size[1]} pixels; its image is {size[0]}×{size[1]}"
-    largest = max(mask.values - {VOID}, default=0)
+def _mismatch(info: _MaskInfo, size: tuple[int, int], n_values: int) -> str:
+    """Return an error message if a mask does not fit its image or the classes, else ""."""
+    if info.size != size:
+        return f"is {info.size[0]}×{info.size[1]} pixels; its image is {size[0]}×{size[1]}"
+    largest = max(info.values - {VOID}, default=0)
     return f"has the value {largest}; {n_values} classes are 0 to {n_values - 1}" if largest >= n_values else ""

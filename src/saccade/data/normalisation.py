@@ -1,4 +1,4 @@
-"""Per-channel mean and standard deviation for normalisation: from the recipe, or measured."""
+"""Per-channel mean and standard deviation for normalisation, from the recipe or the images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def normalisation(spec: Data, channels: int, measure: Callable[[], _Statistics])
 
     Args:
         spec: ``data`` section of a recipe, whose ``mean`` and ``std`` take precedence.
-        channels: 1 or 3. For one channel, three values are averaged.
-        measure: measures the training images, unless ``spec`` has both.
+        channels: 1 or 3; for one channel, three values in ``spec`` are averaged.
+        measure: returns mean and std of the training images; not called if ``spec`` has both.
     """
     if spec.mean is not None and spec.std is not None:
         return _per_channel(spec.mean, channels), _per_channel(spec.std, channels)
@@ -29,7 +29,7 @@ def normalisation(spec: Data, channels: int, measure: Callable[[], _Statistics])
 
 
 def describe_settings(spec: Data) -> str:
-    """Return a clause on the normalisation and resizing in ``spec``, or ""."""
+    """Return a clause on the normalisation and resizing that ``spec`` sets, or ""."""
     settings = [
         f"{name} {format_channels(values)}" for name, values in (("mean", spec.mean), ("std", spec.std)) if values
     ]
@@ -41,7 +41,7 @@ def describe_settings(spec: Data) -> str:
 
 
 def format_channels(values: Sequence[float]) -> str:
-    """Return the values as text; a single value if all are equal."""
+    """Return ``values`` as text, or a single value if all are equal."""
     return " ".join(f"{value:.3g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 

@@ -1,4 +1,4 @@
-"""Object targets: boxes, classes and masks, checked against their images and transformed with them."""
+"""Object targets (boxes, classes and masks), checked against their images and transformed with them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from saccade.data.survey import SplitFiles
 from saccade.escaping import brief
 from saccade.imagefiles import UnreadableError, open_image
 
-__all__ = ["ObjectTargets", "Objects"]
+__all__ = ["LazyObjects", "Objects"]
 
 
 class Objects(TargetSource):
-    """Annotated objects of images.
+    """Target source of annotated objects.
 
     Targets have masks only if every object of every image in ``sizes`` has polygons or an RLE mask.
 
@@ -67,13 +67,13 @@ class Objects(TargetSource):
         self.notes = [*notes, *counts.sentences(), *["no image shows an object"] * (not all_objects)]
         if 0 < n_masks < len(all_objects):
             n_boxes = len(all_objects) - n_masks
-            self.notes.append(f"{n_boxes} of {len(all_objects)} objects have no outline: boxes alone are given")
+            self.notes.append(f"{n_boxes} of {len(all_objects)} objects have no outline: targets have boxes only")
 
-    def targets(self, files: Sequence[Path], frame: Frame) -> ObjectTargets:
+    def targets(self, files: Sequence[Path], frame: Frame) -> LazyObjects:
         """Return the objects of ``files`` in the coordinates of ``frame``."""
         objects, sizes = [self._objects[path] for path in files], [self._sizes[path] for path in files]
         indices = {name: index for index, name in enumerate(self.classes)}
-        return ObjectTargets(objects, sizes, frame, indices, self._with_masks)
+        return LazyObjects(objects, sizes, frame, indices, self._with_masks)
 
     def fingerprint_entry(self, path: Path) -> str:
         """Return a digest of the objects of ``path``."""
@@ -108,7 +108,7 @@ class Objects(TargetSource):
         return Cell(image, brief(caption), boxes, masks, labels)
 
 
-class ObjectTargets:
+class LazyObjects:
     """Sequence of object targets in frame coordinates, computed on access.
 
     Args:

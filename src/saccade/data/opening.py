@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
-from saccade.data.image_cache import CacheError, FileFacts, cache_path, read_cache, write_cache
+from saccade.data.image_cache import CacheError, FileInfo, cache_path, read_cache, write_cache
 from saccade.data.resizing import DEFAULT_SIZE, Frame, swaps_sides
 from saccade.data.samples import MEMORY_LIMIT
 from saccade.data.views import ImageView
@@ -31,6 +31,7 @@ __all__ = [
 ]  # fmt: skip
 
 _CHUNK_FILES = 256
+"""Files per batch of the thread pool."""
 _PROGRESS_INTERVAL = 0.2
 """Seconds between two progress events."""
 
@@ -44,7 +45,7 @@ class ReadResult(NamedTuple):
         pixels: uint8 (3, H, W); None for a broken file.
         size: (width, height) of the upright image in the file; None for a broken file.
         content: byte count and CRC-32 of the file; None for a broken file.
-        problem: error message, worded to follow the file's name; empty if there is none.
+        problem: error message, which is a predicate of the file; empty if there is none.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -53,17 +54,17 @@ class ReadResult(NamedTuple):
     problem: str
 
 
-def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
+def read_image(path: Path, frame: Frame, full_resolution: bool = False) -> ReadResult:
     """Read the image at ``path`` and fit it to ``frame``.
 
     Args:
         path: path of the file.
-        frame: frame to fit it to.
-        exact: True to decode at full size; else large JPEGs are decoded at 1/2, 1/4 or 1/8, which can shift them
-            against their masks by a fraction of a pixel.
+        frame: frame that the image is fitted to.
+        full_resolution: True to decode at full size. Otherwise large JPEGs are decoded at 1/2, 1/4 or 1/8, which can
+            shift them against their masks by a fraction of a pixel.
 
     Raises:
-        UserError: the machine, not the file, is at fault.
+        UserError: reading failed for a reason other than the file, such as a lack of memory.
     """
     try:
         with open_image(path) as image:
@@ -71,7 +72,7 @@ def read_image(path: Path, frame: Frame, exact: bool = False) -> ReadResult:
             size, draft_size = image.size, (2 * width, 2 * height)
             if swaps_sides(image):
                 size, draft_size = size[::-1], draft_size[::-1]
-            if not exact:
+            if not full_resolution:
                 image.draft("RGB", draft_size)
             pixels = np.asarray(frame.fit_image(_to_rgb(upright(image)))).transpose(2, 0, 1)
             return ReadResult(np.ascontiguousarray(pixels), size, checksum(path), "")
@@ -87,14 +88,14 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def read_images(
-    paths: Sequence[Path], frame: Frame, notify: Notify | None = None, exact: bool = False
+    paths: Sequence[Path], frame: Frame, notify: Notify | None = None, full_resolution: bool = False
 ) -> Iterator[ReadResult]:
     """Yield the result of :func:`read_image` for each path, in order, from several threads.
 
     Raises:
         UserError: as :func:`read_image`.
     """
-    return map_files(lambda path: read_image(path, frame, exact), paths, notify)
+    return map_files(lambda path: read_image(path, frame, full_resolution), paths, notify)
 
 
 def map_files(function: Callable[[Path], _Result], paths: Sequence[Path], notify: Notify | None) -> Iterator[_Result]:
@@ -113,10 +114,10 @@ def map_files(function: Callable[[Path], _Result], paths: Sequence[Path], notify
 class LazyImages:
     """Sequence of images, read from their files on access with :func:`read_image`."""
 
-    def __init__(self, paths: Sequence[Path], frame: Frame, exact: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], frame: Frame, full_resolution: bool = False) -> None:
         self.paths = paths
         self.frame = frame
-        self.exact = exact
+        self.full_resolution = full_resolution
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -132,8 +133,8 @@ class LazyImages:
             UserError: the file has become unreadable.
         """
         if isinstance(i, slice):
-            return LazyImages(self.paths[i], self.frame, self.exact)
-        result = read_image(self.paths[i], self.frame, self.exact)
+            return LazyImages(self.paths[i], self.frame, self.full_resolution)
+        result = read_image(self.paths[i], self.frame, self.full_resolution)
         if result.pixels is None:
             raise UserError(f"{brief(self.paths[i])} {result.problem}")
         return torch.from_numpy(result.pixels)
@@ -163,7 +164,7 @@ class OpenedImages:
         indices = [n for n, path in enumerate(self.sizes) if path not in excluded]
         sizes = {path: size for path, size in self.sizes.items() if path not in excluded}
         if isinstance(self.images, LazyImages):
-            return replace(self, images=LazyImages(list(sizes), self.frame, self.images.exact), sizes=sizes)
+            return replace(self, images=LazyImages(list(sizes), self.frame, self.images.full_resolution), sizes=sizes)
         view = self._view
         subset = ImageView(view.pixels, [view.indices[n] for n in indices])
         return replace(self, images=subset, sizes=sizes) if excluded else self
@@ -181,7 +182,7 @@ class OpenedImages:
         """Return the same images with padding in the RGB colour ``fill``."""
         frame = replace(self.frame, fill=fill)
         if isinstance(self.images, LazyImages):
-            return replace(self, frame=frame, images=LazyImages(self.images.paths, frame, self.images.exact))
+            return replace(self, frame=frame, images=LazyImages(self.images.paths, frame, self.images.full_resolution))
         view, boxes = self._view, [self.frame.content_box(size) for size in self.sizes.values()]
         return replace(self, frame=frame, images=ImageView(view.pixels, view.indices, boxes, fill))
 
@@ -191,88 +192,94 @@ def open_images(
     spec: Data,
     choose_size: Callable[[Collection[tuple[int, int]]], tuple[int, int]],
     notify: Notify | None,
-    exact: bool = False,
+    full_resolution: bool = False,
 ) -> OpenedImages:
     """Open every file at the size that ``spec`` sets.
 
-    If it sets no size, ``choose_size`` returns (H, W) given the (width, height) of the first image, in a set. Images
-    of other sizes then lead to ``DEFAULT_SIZE``.
+    If ``spec`` sets no size, ``choose_size`` maps a set with the (width, height) of the first image to (H, W). If
+    another image differs in size, every image is opened at ``DEFAULT_SIZE``.
 
     Raises:
         UserError: as :func:`read_image`.
     """
     size = spec.height_width
     if size is None:
-        all_sizes = (read_image(path, Frame(*DEFAULT_SIZE), exact).size for path in paths)
+        all_sizes = (read_image(path, Frame(*DEFAULT_SIZE), full_resolution).size for path in paths)
         first = next((image_size for image_size in all_sizes if image_size is not None), None)
         size = choose_size({first} if first else ())
-    return _open(paths, Frame.from_spec(spec, size), notify, exact, spec.size is None and size != DEFAULT_SIZE)
+    return _open(
+        paths, Frame.from_spec(spec, size), notify, full_resolution, spec.size is None and size != DEFAULT_SIZE
+    )
 
 
 class _SizesDifferError(Exception):
-    """Error if an image has another size than the frame, whose size is that of the first image."""
+    """Error raised if an image differs in size from the first."""
 
 
-def _open(paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool) -> OpenedImages:
-    """Open every file; reopen at ``DEFAULT_SIZE`` if ``same_size`` is True and an image has not the frame's size."""
+def _open(
+    paths: list[Path], frame: Frame, notify: Notify | None, full_resolution: bool, require_same_size: bool
+) -> OpenedImages:
+    """Open every file, at ``DEFAULT_SIZE`` if ``require_same_size`` and sizes differ."""
     try:
-        images = _open_cached(paths, frame, notify, exact, same_size)
-        return images or _open_uncached(paths, frame, notify, exact, same_size)
+        images = _open_cached(paths, frame, notify, full_resolution, require_same_size)
+        return images or _open_uncached(paths, frame, notify, full_resolution, require_same_size)
     except _SizesDifferError:
         default_frame = replace(frame, height=DEFAULT_SIZE[0], width=DEFAULT_SIZE[1])
-        return _open(paths, default_frame, notify, exact, False)
+        return _open(paths, default_frame, notify, full_resolution, False)
 
 
 def _open_cached(
-    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+    paths: list[Path], frame: Frame, notify: Notify | None, full_resolution: bool, require_same_size: bool
 ) -> OpenedImages | None:
     """Open every file through the disk cache; return None if the cache cannot be used."""
-    path = cache_path(paths, frame, exact)
+    path = cache_path(paths, frame, full_resolution)
     if path is None:
         return None
     cached = read_cache(path, len(paths), frame)
     try:
         if cached is None:
-            results = _read_checked(paths, frame, notify, exact, same_size)
-            cached = write_cache(path, ((result.pixels, _facts(result)) for result in results), len(paths), frame)
+            results = _read_checked(paths, frame, notify, full_resolution, require_same_size)
+            cached = write_cache(path, ((result.pixels, _file_info(result)) for result in results), len(paths), frame)
     except CacheError as error:
         if notify:
             notify(ImagesNotCached(str(error)))
         return None
-    errors = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if isinstance(facts, str)}
-    readable = {path: facts for path, facts in zip(paths, cached.facts, strict=True) if not isinstance(facts, str)}
+    errors = {path: info for path, info in zip(paths, cached.files, strict=True) if isinstance(info, str)}
+    readable = {path: info for path, info in zip(paths, cached.files, strict=True) if not isinstance(info, str)}
     sizes = {path: (width, height) for path, (width, height, _, _) in readable.items()}
     contents = {path: (length, checksum) for path, (_, _, length, checksum) in readable.items()}
     return OpenedImages(frame, cached.images, sizes, contents, errors)
 
 
 def _open_uncached(
-    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+    paths: list[Path], frame: Frame, notify: Notify | None, full_resolution: bool, require_same_size: bool
 ) -> OpenedImages:
     fits_in_memory = len(paths) * 3 * frame.height * frame.width <= MEMORY_LIMIT
     images = torch.empty(len(paths) if fits_in_memory else 0, 3, frame.height, frame.width, dtype=torch.uint8)
     sizes, contents, errors = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]](), dict[Path, str]()
-    for path, result in zip(paths, _read_checked(paths, frame, notify, exact, same_size), strict=True):
+    for path, result in zip(
+        paths, _read_checked(paths, frame, notify, full_resolution, require_same_size), strict=True
+    ):
         if result.pixels is None or result.size is None or result.content is None:
             errors[path] = result.problem
             continue
         if fits_in_memory:
             images[len(sizes)] = torch.from_numpy(result.pixels)
         sizes[path], contents[path] = result.size, result.content
-    readable = images[: len(sizes)] if fits_in_memory else LazyImages(list(sizes), frame, exact)
+    readable = images[: len(sizes)] if fits_in_memory else LazyImages(list(sizes), frame, full_resolution)
     return OpenedImages(frame, readable, sizes, contents, errors)
 
 
 def _read_checked(
-    paths: list[Path], frame: Frame, notify: Notify | None, exact: bool, same_size: bool
+    paths: list[Path], frame: Frame, notify: Notify | None, full_resolution: bool, require_same_size: bool
 ) -> Iterator[ReadResult]:
-    for result in read_images(paths, frame, notify, exact):
-        if same_size and result.size not in (None, (frame.width, frame.height)):
+    for result in read_images(paths, frame, notify, full_resolution):
+        if require_same_size and result.size not in (None, (frame.width, frame.height)):
             raise _SizesDifferError
         yield result
 
 
-def _facts(result: ReadResult) -> FileFacts:
+def _file_info(result: ReadResult) -> FileInfo:
     return result.problem if result.size is None or result.content is None else (*result.size, *result.content)
 
 

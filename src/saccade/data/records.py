@@ -1,4 +1,4 @@
-"""Readers of tables in text files: CSV, whose delimiter is detected, and JSON Lines; each row keeps its line number."""
+"""Readers of CSV, with detection of the delimiter, and JSON Lines; rows keep their line numbers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from saccade.imagefiles import SUFFIXES
 
 __all__ = ["CellValue", "TableFile", "TableRow", "read_csv", "read_jsonl"]
 
-_DELIMITERS = ",;\t"
+_CSV_DELIMITERS = ",;\t"
 _MEMORY_CACHE_BYTES = 2**23
-"""Size of the largest file whose table is kept in memory; its rows take about ten times as much."""
+"""Size of the largest file whose table is kept in memory; the rows take about ten times as much memory."""
 
 CellValue = str | tuple[str, ...]
 """Text of a cell, or the texts of a list in JSON."""
@@ -29,7 +29,7 @@ class TableRow:
     """Row of a table.
 
     Attributes:
-        line: its first line in the file, from 1.
+        line: first line of the row in the file, from 1.
         cells: Maps column to value, without surrounding whitespace.
         trimmed: columns whose value had surrounding whitespace.
     """
@@ -74,11 +74,11 @@ class TableFile:
 def read_csv(path: Path, file_name: str, min_columns: int = 2) -> TableFile:
     """Read a CSV file, quoted as in RFC 4180.
 
-    The delimiter is the comma, semicolon or tab that splits the header into the most columns. The last few tables stay
-    in memory while their files are unchanged, because one command reads a table several times.
+    The delimiter is the comma, semicolon or tab that splits the header into the most columns. Recent tables
+    stay in memory while their files are unchanged, because one command reads a table several times.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, has no header of ``min_columns`` columns or more, or no row.
+        UserError: the file cannot be read, is not UTF-8, or has no rows or fewer than ``min_columns`` named columns.
     """
     try:
         status = path.stat()
@@ -93,7 +93,7 @@ def _read_csv(path: Path, file_name: str, min_columns: int, file_state: tuple[in
     """Read a CSV file; ``file_state`` is part of the cache key only."""
     text = _read_text(path, file_name)
     first_line = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(_DELIMITERS, key=lambda mark: len(next(csv.reader([first_line], delimiter=mark), [])))
+    delimiter = max(_CSV_DELIMITERS, key=lambda mark: len(next(csv.reader([first_line], delimiter=mark), [])))
     numbered_rows = list[tuple[int, list[str]]]()
     problems = list[str]()
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)

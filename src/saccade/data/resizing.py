@@ -34,7 +34,8 @@ class Frame:
         resize: ``crop``: fit the short side, crop the centre; ``pad``: fit the long side, pad; ``stretch``: fit both.
         fill: RGB colour of the padding.
         interpolation: lower-case name of ``PIL.Image.Resampling``.
-        crop_pct: ``crop`` resizes to the frame's size divided by ``crop_pct`` before it crops; None: it crops first.
+        crop_pct: with ``crop``, images are resized to the frame's size / ``crop_pct``, then cropped; None: cropped to
+            the frame's aspect ratio, then resized.
     """
 
     height: int
@@ -45,13 +46,13 @@ class Frame:
     crop_pct: float | None = None
 
     @classmethod
-    def from_spec(cls, spec: Data, size: tuple[int, int]) -> Frame:
-        """Return a frame of ``size`` (height, width) with the resizing of ``spec``."""
-        return cls(*size, spec.resize, interpolation=spec.interpolation or "bilinear", crop_pct=spec.crop_pct)
+    def from_spec(cls, spec: Data, height_width: tuple[int, int]) -> Frame:
+        """Return a frame of ``height_width`` with the resizing of ``spec``."""
+        return cls(*height_width, spec.resize, interpolation=spec.interpolation or "bilinear", crop_pct=spec.crop_pct)
 
     @property
     def resize_size(self) -> tuple[int, int]:
-        """(height, width) that an image is resized to cover before it is cropped."""
+        """Smallest (height, width) of the resized image before cropping."""
         fraction = self.crop_pct or 1.0
         return math.floor(self.height / fraction), math.floor(self.width / fraction)
 
@@ -70,7 +71,9 @@ class Frame:
         if self.resize != "pad":
             return 0, 0, self.width, self.height
         scale = min(self.width / size[0], self.height / size[1])
-        width, height = (max(1, min(round(side * scale), limit)) for side, limit in zip(size, self._size, strict=True))
+        width, height = (
+            max(1, min(round(side * scale), limit)) for side, limit in zip(size, self._width_height, strict=True)
+        )
         return (self.width - width) // 2, (self.height - height) // 2, width, height
 
     def image_to_frame(self, size: tuple[int, int]) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -89,25 +92,25 @@ class Frame:
             scales = max(scales), max(scales)
         x, y = (
             (scale, (frame_side - scale * side) / 2)
-            for scale, side, frame_side in zip(scales, size, self._size, strict=True)
+            for scale, side, frame_side in zip(scales, size, self._width_height, strict=True)
         )
         return x, y
 
     @property
-    def _size(self) -> tuple[int, int]:
+    def _width_height(self) -> tuple[int, int]:
         return self.width, self.height
 
     def _fit(self, image: Image.Image, resampling: Image.Resampling, fill: int | tuple[int, ...]) -> Image.Image:
         if self.resize == "crop" and self.crop_pct is not None:
             return self._resize_and_crop(image, resampling)
-        if image.size == self._size:
+        if image.size == self._width_height:
             return image
         if self.resize == "crop":
-            return ImageOps.fit(image, self._size, resampling)
+            return ImageOps.fit(image, self._width_height, resampling)
         if self.resize == "stretch":
-            return image.resize(self._size, resampling)
+            return image.resize(self._width_height, resampling)
         left, top, width, height = self.content_box(image.size)
-        canvas = Image.new(image.mode, self._size, fill)
+        canvas = Image.new(image.mode, self._width_height, fill)
         canvas.paste(image.resize((width, height), resampling), (left, top))
         return canvas
 
@@ -125,17 +128,21 @@ class Frame:
         else:
             scale = max(width / size[0], height / size[1])
             resized = max(width, round(scale * size[0])), max(height, round(scale * size[1]))
-        left, top = (round((side - crop_side) / 2) for side, crop_side in zip(resized, self._size, strict=True))
+        left, top = (round((side - crop_side) / 2) for side, crop_side in zip(resized, self._width_height, strict=True))
         return resized, (left, top)
 
 
 def common_square(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     """Return (H, W) of images that are all squares of one size (width, height), else ``DEFAULT_SIZE``."""
-    size, *others = sizes or [(0, 1)]
-    return size if not others and size[0] == size[1] else DEFAULT_SIZE
+    if len(sizes) != 1:
+        return DEFAULT_SIZE
+    (size,) = sizes
+    return size if size[0] == size[1] else DEFAULT_SIZE
 
 
 def common_size(sizes: Collection[tuple[int, int]]) -> tuple[int, int]:
     """Return (H, W) of images that all have one size (width, height) up to 2048 pixels, else ``DEFAULT_SIZE``."""
-    size, *others = sizes or [(_MAX_COMMON_SIDE + 1, 1)]
-    return DEFAULT_SIZE if others or max(size) > _MAX_COMMON_SIDE else (size[1], size[0])
+    if len(sizes) != 1:
+        return DEFAULT_SIZE
+    ((width, height),) = sizes
+    return DEFAULT_SIZE if max(width, height) > _MAX_COMMON_SIDE else (height, width)

@@ -25,7 +25,7 @@ class RowImages:
         index: images of the folder.
 
     Attributes:
-        missing: Maps a path that does not exist to a message, worded to follow the path.
+        missing: Maps a missing image path to a message, which is a predicate of the path.
         problems: sentences on rows whose image name is empty, ambiguous or outside the folder.
     """
 
@@ -41,13 +41,13 @@ class RowImages:
         return set(self._paths.values()) - self.missing.keys()
 
     def find(self, row: TableRow, column: str, folder: Path, where: str) -> Path | None:
-        """Return the path of a row's image, None if a problem was recorded instead.
+        """Return the path of a row's image; None if a problem was recorded instead.
 
         Args:
             row: row of a table.
             column: column of the image names.
             folder: folder in which the image is looked up first.
-            where: the row's line, for messages.
+            where: line of the row, for messages.
         """
         text = row.text(column)
         if (cached := self._paths.get((text, folder))) is not None:
@@ -68,9 +68,9 @@ class RowImages:
 
 
 def read_row_splits(table: TableFile, column: str | None, problems: list[str]) -> dict[int, tuple[str, str]]:
-    """Map line to (split, name in ``column``) for rows with a known split name; {} without a column.
+    """Map line to (split, name in ``column``) for rows with a known split name; return {} without a column.
 
-    ``problems`` receives a sentence per unknown name.
+    One sentence per unknown name is appended to ``problems``.
     """
     if column is None:
         return {}
@@ -85,12 +85,12 @@ def read_row_splits(table: TableFile, column: str | None, problems: list[str]) -
     problems += [
         f"{lines[0]} has {quote_value(name)} in the column {brief(column)!r}"
         + (f", as have {len(lines) - 1} other rows" if lines[1:] else "")
-        + f"; known are {', '.join(split_of_name)}.{did_you_mean(name, split_of_name)}"
+        + f"; known names are {', '.join(split_of_name)}.{did_you_mean(name, split_of_name)}"
         for name, lines in lines_of_unknown_name.items()
     ]
     return row_splits
 
 
 def quote_value(value: str) -> str:
-    """Return a cell value in quotes, for a message; "a blank" if it is empty."""
+    """Return ``value`` in quotes, for a message; "a blank" if it is empty."""
     return repr(brief(value, 40)) if value else "a blank"

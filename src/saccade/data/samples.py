@@ -94,7 +94,7 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int, int]]) -> list[tuple[Tensor, Target]]:
-        """Return a batch of samples for ``DataLoader``; normalising it at once halves the time for small images."""
+        """Return samples for ``DataLoader``; normalising the whole batch halves the time for small images."""
         indices = [key if isinstance(key, int) else key[2] for key in keys]
         batch = torch.stack([self.images[index] for index in indices]).float().div_(255)
         targets = [self.targets[index] for index in indices]
@@ -119,7 +119,7 @@ class Splits:
     Attributes:
         train: training images.
         test: test images, never augmented.
-        val: validation images, used by training phases that select on them; None if there are none.
+        val: validation images, on which a training phase may choose its best epoch; None if there are none.
         target: kind of the targets, see ``Target``.
         classes: class names; labels are indices into this list.
         channels: number of image channels, 1 or 3.
@@ -129,7 +129,7 @@ class Splits:
         description: one sentence for a report.
         fingerprint: hash of the training and test files, their names, classes and splits; ``val`` is not included.
         left_out: Maps split and class to the number of unusable files.
-        cautions: warnings about images that bias the score, such as test images in the training set.
+        cautions: warnings on images that bias the score, such as test images in the training set.
     """
 
     train: ImageSet
@@ -172,20 +172,20 @@ def digest_values(values: Iterable[Any]) -> str:
 
 
 def channel_statistics(
-    images: ImageSequence, areas: Sequence[int] | None = None, at_most: int = 2000
+    images: ImageSequence, areas: Sequence[int] | None = None, max_images: int = 2000
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of each channel, for pixels in [0, 1].
 
     Args:
         images: images, uint8 (C, H, W).
         areas: number of pixels per image that are not black padding.
-        at_most: number of evenly spaced images to measure.
+        max_images: number of evenly spaced images to measure.
     """
     count = len(images)
     total = squares = torch.zeros((), dtype=torch.float64)
     n_pixels = 0
-    for n in range(min(count, at_most)):
-        index = n * count // min(count, at_most)
+    for n in range(min(count, max_images)):
+        index = n * count // min(count, max_images)
         image = images[index].double() / 255
         total = total + image.sum((1, 2))
         squares = squares + image.square().sum((1, 2))

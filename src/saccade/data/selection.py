@@ -1,4 +1,4 @@
-"""Select the files that a recipe uses: the source's splits or a held-back test set, subsampled if asked for."""
+"""Select the files that a recipe uses: the source's splits or a held-back test set, optionally subsampled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
-from saccade.data.groups import hold_back_groups, split_conflicts
+from saccade.data.groups import groups_in_two_splits, hold_back_groups
 from saccade.data.survey import Survey
 from saccade.errors import UserError
 from saccade.escaping import brief
@@ -41,7 +41,7 @@ class Selection:
         return [path for split in self.splits for path in self.files(split)]
 
     def counts(self, files: Container[Path]) -> dict[str, dict[str, int]]:
-        """Return the number of selected files among ``files``, by split and class; splits without any are left out."""
+        """Return the number of selected files among ``files``, by split and class; empty splits are left out."""
         counts = {
             split: Counter(
                 name for name, paths in zip(self.classes, classes, strict=True) for path in paths if path in files
@@ -76,10 +76,10 @@ def select_files(spec: Data, survey: Survey) -> Selection:
     """
     if survey.problems:
         raise UserError(join_sentences(f"{brief(survey.root)} cannot be used", survey.problems))
-    if survey.groups and (conflicts := split_conflicts(survey.splits.values(), survey.groups)):
+    if survey.groups and (conflicts := groups_in_two_splits(survey.splits.values(), survey.groups)):
         raise UserError(
-            join_sentences(f"{brief(survey.root)} has {len(conflicts)} groups in two parts", conflicts)
-            + ". Move each into one part; data.options.group = false takes images as unrelated"
+            join_sentences(f"{brief(survey.root)} has {len(conflicts)} groups in two splits", conflicts)
+            + ". Move each into one split, or set data.options.group = false to treat images as unrelated"
         )
     classes = survey.classes
     splits = {
@@ -94,8 +94,8 @@ def select_files(spec: Data, survey: Survey) -> Selection:
     else:
         splits["train"], splits["test"], description = _hold_back_test(spec, survey, splits["train"])
     full_test = splits["test"]
-    for split, at_most in (("train", spec.train_images), ("test", spec.test_images)):
-        splits[split] = _subset(splits[split], classes, at_most, spec.split_seed, f"{split}_images")
+    for split, max_images in (("train", spec.train_images), ("test", spec.test_images)):
+        splits[split] = _subset(splits[split], classes, max_images, spec.split_seed, f"{split}_images")
     return Selection(
         classes,
         {split: splits[split] for split in ("train", "test", "val") if split in splits},
@@ -109,7 +109,7 @@ def _hold_back_test(
     fraction, seed = spec.test_part, spec.split_seed
     if not survey.groups:
         unit = "each class" if survey.classes != [""] else "the images"
-        train, test = _hold_back(survey.classes, files_by_class, fraction, seed)
+        train, test = _hold_back_per_class(survey.classes, files_by_class, fraction, seed)
         return train, test, f"{fraction:.0%} of {unit} held back with seed {seed}"
     train, test = hold_back_groups(survey.classes, files_by_class, survey.groups, fraction, seed)
     test_groups, train_groups = (
@@ -120,7 +120,7 @@ def _hold_back_test(
 
 
 def _partial_groups(survey: Survey, full: list[list[Path]], subset: list[list[Path]]) -> list[str]:
-    """Return a clause on the test groups that subsampling made incomplete, in a list; empty if there are none."""
+    """Return a clause on test groups made incomplete by subsampling, in a list; [] if there are none."""
     if not survey.groups or full is subset:
         return []
     full_counts, counts = (
@@ -136,10 +136,10 @@ def join_sentences(start: str, sentences: Sequence[str], limit: int = 5) -> str:
     return f"{start}: {'; '.join(sentences[:limit])}{more}"
 
 
-def _hold_back(
+def _hold_back_per_class(
     classes: list[str], files_by_class: list[list[Path]], test_fraction: float, seed: int
 ) -> tuple[list[list[Path]], list[list[Path]]]:
-    """Return the training and the test files of each class, at least one on either side."""
+    """Return the training and the test files of each class, at least one of each."""
     train, test = [], []
     single = [name for name, files in zip(classes, files_by_class, strict=True) if len(files) == 1]
     if len(single) > 1:
@@ -159,16 +159,18 @@ def _hold_back(
 
 
 def _subset(
-    files_by_class: list[list[Path]], classes: list[str], at_most: int | None, seed: int, option: str
+    files_by_class: list[list[Path]], classes: list[str], max_images: int | None, seed: int, option: str
 ) -> list[list[Path]]:
-    """Draw at most ``at_most`` files, balanced over the classes as far as possible."""
-    if at_most is None or sum(map(len, files_by_class)) <= at_most:
+    """Draw at most ``max_images`` files, balanced over the classes where possible."""
+    if max_images is None or sum(map(len, files_by_class)) <= max_images:
         return files_by_class
-    if at_most < len(files_by_class):
-        raise UserError(f"data.{option} = {at_most} is less than one image for each of {len(files_by_class)} classes")
-    remaining, counts = at_most, [0] * len(files_by_class)
+    if max_images < len(files_by_class):
+        raise UserError(
+            f"data.{option} = {max_images} is less than one image for each of {len(files_by_class)} classes"
+        )
+    remaining, counts = max_images, [0] * len(files_by_class)
     by_size = sorted(range(len(files_by_class)), key=lambda n: (len(files_by_class[n]), n))
-    for n_done, n in enumerate(by_size):  # smallest classes first, so that the others share what those lack
+    for n_done, n in enumerate(by_size):  # smallest classes first, so that larger classes make up for them
         counts[n] = min(len(files_by_class[n]), remaining // (len(files_by_class) - n_done))
         remaining -= counts[n]
     return [
@@ -177,14 +179,14 @@ def _subset(
     ]
 
 
-def _draw(files: list[Path], count: int, seed: int, name: str, purpose: str) -> tuple[list[Path], list[Path]]:
-    """Divide ``files`` into ``count`` random ones and the rest; a larger draw contains a smaller one."""
+def _draw(files: list[Path], count: int, seed: int, name: str, seed_word: str) -> tuple[list[Path], list[Path]]:
+    """Divide ``files`` into ``count`` random files and the rest; larger draws of one seed contain smaller draws."""
     import torch
 
     from saccade.data.sampling import generator
 
     order = torch.randperm(
-        len(files), generator=generator(seed, crc32(name.encode("utf-8", "surrogatepass")), crc32(purpose.encode()))
+        len(files), generator=generator(seed, crc32(name.encode("utf-8", "surrogatepass")), crc32(seed_word.encode()))
     )
     drawn = set(order[:count].tolist())
     return [f for i, f in enumerate(files) if i in drawn], [f for i, f in enumerate(files) if i not in drawn]

@@ -1,4 +1,4 @@
-"""Contact sheets: one page of images with captions, boxes and masks."""
+"""Contact sheets: pages of images with captions, boxes and masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TINTS = (
     (0, 114, 178), (213, 94, 0), (204, 121, 167), (0, 0, 0),
 )  # fmt: skip
 """Colours of boxes and masks, distinguishable with any kind of colour vision (Okabe and Ito, 2008)."""
-_CELL_SIDE, _GAP, _MARGIN, _LINE_HEIGHT = 160, 12, 28, 24
+_CELL_SIDE, _GAP, _MARGIN, _LINE_HEIGHT, _MIN_TAG_WIDTH = 160, 12, 28, 24, 11
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Cell:
     Attributes:
         image: image, uint8 (C, H, W).
         caption: text below the image.
-        boxes: boxes (x1, y1, x2, y2, label) in pixels; an empty label is not drawn. Without ``tints`` the first box is
-            highlighted.
+        boxes: (x1, y1, x2, y2, label) in pixels of each box; an empty label is not drawn. Without ``tints`` the first
+            box is highlighted.
         masks: masks, bool (n, H, W), drawn as tints.
-        tints: colour index of each box or mask; None gives the first box and mask one colour and the others another.
+        tints: colour index of each box or mask; None: one colour for the first box and mask, another for the rest.
     """
 
     image: Tensor
@@ -51,22 +51,22 @@ class Cell:
 
 
 def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
-    """Return up to ``count`` evenly spaced ``items``, which represent all kinds if ``items`` are sorted by kind."""
+    """Return up to ``count`` evenly spaced ``items``."""
     count = min(count, len(items))
     return [items[n * len(items) // count] for n in range(count)]
 
 
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, columns: int = 10) -> Image.Image:
-    """Return a page with ``title`` and named groups of cells, ``columns`` cells per row.
+def contact_sheet(groups: Sequence[tuple[str, Sequence[Cell]]], title: str, columns: int = 10) -> Image.Image:
+    """Return a page with ``title`` and ``groups`` of (name, cells), with ``columns`` cells per row.
 
     The font is Pillow's own, which has Latin letters only.
     """
-    n_columns = min(columns, max(len(cells) for _, cells in rows))
+    n_columns = min(columns, max(len(cells) for _, cells in groups))
     width = 2 * _MARGIN + n_columns * (_CELL_SIDE + _GAP) - _GAP
     title_font, font = (ImageFont.load_default(size) for size in (19, 14))
     lines = _wrap(title.replace("×", "x"), title_font, width - 2 * _MARGIN)  # the font lacks ×
     row_height = _CELL_SIDE + _LINE_HEIGHT + _GAP
-    groups_height = sum(_LINE_HEIGHT + 10 + -(-len(cells) // columns) * row_height for _, cells in rows)
+    groups_height = sum(_LINE_HEIGHT + 10 + -(-len(cells) // columns) * row_height for _, cells in groups)
     page_height = 2 * _MARGIN + _LINE_HEIGHT * len(lines) + 8 + groups_height
     page = Image.new("RGB", (width, page_height), _PAGE_COLOUR)
     draw = ImageDraw.Draw(page)
@@ -75,7 +75,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Cell]]], title: str, column
         draw.text((_MARGIN, y), line, _TEXT_COLOUR, title_font)
         y += _LINE_HEIGHT
     y += 8
-    for name, cells in rows:
+    for name, cells in groups:
         draw.text((_MARGIN, y + 8), name, _HEADING_COLOUR, font)
         y += _LINE_HEIGHT + 10
         for start in range(0, len(cells), columns):
@@ -140,11 +140,11 @@ def _draw_cell(cell: Cell) -> Image.Image:
         draw.rectangle(box, outline=colour, width=2 if is_highlighted else 1)
         if not label:
             continue
-        tag_width = max(11, round(font.getlength(label)) + 4)
+        tag_width = max(_MIN_TAG_WIDTH, round(font.getlength(label)) + 4)
         if x2 + tag_width < _CELL_SIDE:
             left = x2
         else:
-            left = x1 - tag_width if x1 >= tag_width or tag_width == 11 else max(0, x2 - tag_width)
+            left = x1 - tag_width if x1 >= tag_width or tag_width == _MIN_TAG_WIDTH else max(0, x2 - tag_width)
         draw.rectangle((left, y1, left + tag_width, y1 + 13), fill=colour)
         draw.text((left + 2, y1 - 1), label, _TEXT_COLOUR, font)
     return square

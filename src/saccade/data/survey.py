@@ -41,7 +41,7 @@ SPLIT_NAMES = {"train": ("train", "training"), "test": ("test", "testing"), "val
 
 
 def assign_splits(names: Iterable[str]) -> dict[str, str]:
-    """Map ``train``, ``test`` and ``val`` to their names among ``names``; without ``test``, ``val`` takes its place."""
+    """Map each split to its name among ``names``; without a test split, ``test`` maps to a validation split."""
     by_lower = {name.lower(): name for name in names}
     splits = {
         split: next((by_lower[word] for word in words if word in by_lower), "") for split, words in SPLIT_NAMES.items()
@@ -56,7 +56,7 @@ class SplitFiles:
     """Files of one split.
 
     Attributes:
-        name: name of its folder or list; empty without splits.
+        name: name of the split's folder or list; empty without splits.
         classes: Maps class name to files; a single class "" if there are no classes.
     """
 
@@ -78,14 +78,14 @@ class Survey:
         classes: class names, in the order of their indices.
         splits: Maps ``train``, ``test`` and ``val``, if present, to files.
         other_files: Maps extension to the number of ignored files.
-        hidden: Maps name to the number of skipped hidden entries.
-        n_links: number of skipped links to other files.
+        hidden: Maps the name of a hidden file or folder to the number skipped.
+        n_links: number of skipped links and repeated paths.
         notes: sentences for the user.
         problems: faults for which the folder is refused.
         masks: Maps image to mask file.
-        definition_files: split lists and files of class names.
-        unused: clauses on unused splits.
-        missing: Maps a listed path that does not exist to a message, worded to follow the path.
+        definition_files: files that define splits, labels or class names.
+        unused: clauses on splits that are not used.
+        missing: Maps a listed but missing path to a message, which is a predicate of the path.
         groups: Maps every image to its group (patient, scene); empty without groups.
         options: ``data.options`` of the recipe.
     """
@@ -137,9 +137,9 @@ def make_survey(
     hidden: Counter[str] | None = None,
     notes: Sequence[str] = (),
 ) -> Survey:
-    """Return a survey of ``splits``, without links, and with the problems of its classes.
+    """Return a survey of ``splits`` without links; faults of the classes are listed in ``problems``.
 
-    The arguments are those of :class:`Survey`.
+    See :class:`Survey`.
     """
     unique, n_links, problems = _drop_links(splits)
     classes, notes = sorted(unique["train"].classes), list(notes)
@@ -148,7 +148,7 @@ def make_survey(
         val = unique.get("val")
         nonempty_val = val and SplitFiles(val.name, {name: files for name, files in val.classes.items() if files})
         mismatches = _class_mismatches(root, unique["train"], nonempty_val)
-        notes += [f"{sentence} A phase that selects on val would not see it." for sentence in mismatches]
+        notes += [f"{sentence} Validation scores would ignore this class." for sentence in mismatches]
     return Survey(
         root, classes, unique, other_files or Counter(), hidden or Counter(), n_links, notes, sorted(problems)
     )
@@ -160,11 +160,11 @@ def _class_problems(root: Path, splits: dict[str, SplitFiles]) -> list[str]:
         folder = brief(root / split_files.name)
         if split != "val":
             if len(split_files.classes) < 2:
-                problems.append(f"{folder} has {len(split_files.classes)} class(es), at least 2 are needed")
+                problems.append(f"{folder} has {len(split_files.classes)} class(es); at least 2 are needed")
             empty = (name for name, files in split_files.classes.items() if not files)
             problems += [f"class {name!r} in {folder} is empty" for name in empty]
         problems += [
-            f"the class {brief(name)} in {folder} is not named in UTF-8, as results must be; rename it"
+            f"the class {brief(name)} in {folder} has a name that is not valid UTF-8; rename it"
             for name in split_files.classes
             if not is_unicode(name)
         ]
@@ -184,7 +184,7 @@ def _class_mismatches(root: Path, train: SplitFiles, other: SplitFiles | None) -
 
 
 def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], int, list[str]]:
-    """Return ``splits`` without links, the number of links, and problems: files in two splits or two classes."""
+    """Return ``splits`` without repeated files, their number, and problems: files in two splits or two classes."""
     first_use: dict[object, tuple[str, str, Path]] = {}
     unique = {
         split: SplitFiles(split_files.name, {label: [] for label in split_files.classes})
@@ -207,9 +207,9 @@ def _drop_links(splits: dict[str, SplitFiles]) -> tuple[dict[str, SplitFiles], i
                 else:
                     n_links += 1
     problems = [
-        f"{brief(pairs[0][0])} and {brief(pairs[0][1])} are one file in {places}"
+        f"{brief(pairs[0][0])} and {brief(pairs[0][1])} are the same file in {places}"
         + (f", as are {len(pairs) - 1} other pairs" if pairs[1:] else "")
-        for pairs, places in ((across_splits, "two parts"), (across_classes, "two classes"))
+        for pairs, places in ((across_splits, "two splits"), (across_classes, "two classes"))
         if pairs
     ]
     return unique, n_links, problems
@@ -229,14 +229,14 @@ def subfolders(folder: Path, hidden: Counter[str] | None = None) -> list[Path]:
         raise_unreadable_folder(error)
 
 
-def files_in(folder: Path, endings: tuple[str, ...]) -> dict[str, Path]:
-    """Map name to path, sorted, for the files in ``folder`` with one of ``endings``, in any case.
+def files_in(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
+    """Map name to path, sorted, for the files in ``folder`` with one of ``extensions``, in any case.
 
     Raises:
         UserError: ``folder`` cannot be read.
     """
     try:
-        paths = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(endings)}
+        paths = {path.name: path for path in sorted(folder.iterdir()) if path.name.lower().endswith(extensions)}
         return {name: paths[name] for name in visible_names(paths) if paths[name].is_file()}
     except OSError as error:
         raise_unreadable_folder(error)
@@ -261,7 +261,7 @@ def read_class_names(path: Path) -> list[str]:
     for number, name in enumerate("\n".join(_read_all_lines(path)).rstrip().splitlines(), 1):
         if not name:
             raise UserError(
-                f"line {number} of {brief(path)} is blank; it holds one name a line, in the order of indices"
+                f"line {number} of {brief(path)} is blank; one class name per line is needed, in index order"
             )
         if (first := names.setdefault(name, number)) != number:
             raise UserError(f"{brief(path)} has the name {brief(name)!r} in the lines {first} and {number}")
@@ -276,7 +276,7 @@ def _read_all_lines(path: Path) -> list[str]:
 
 
 def find_folder(source: str) -> Path | None:
-    """Return the folder that ``source`` names, None if it does not exist.
+    """Return the folder that ``source`` names; None if it does not exist.
 
     Raises:
         UserError: a parent folder cannot be read.
@@ -288,8 +288,8 @@ def find_folder(source: str) -> Path | None:
         raise_unreadable_folder(error)
 
 
-def no_source_error(source: str, generated: Sequence[str] = ()) -> UserError:
-    """Return the error for a missing ``source``; ``generated`` are the sources that need no folder."""
+def no_source_error(source: str, generated_sources: Sequence[str] = ()) -> UserError:
+    """Return the error for a missing ``source``; ``generated_sources`` need no folder."""
     root = expand_home(source)
     if root.exists():
         return UserError(f"{brief(root)} is a file; a folder of images is needed")
@@ -298,14 +298,15 @@ def no_source_error(source: str, generated: Sequence[str] = ()) -> UserError:
     name = next((n for n in torchvision.datasets.__all__ if n.lower() == root.name.lower()), None)
     if name:
         return UserError(
-            f"there is no folder {brief(root)}. {name} is a data set of torchvision: nothing is downloaded or "
-            f"unpickled here; {EXPORT_HINT}"
+            f"there is no folder {brief(root)}. {name} is a data set of torchvision: Saccade does not download "
+            f"data sets; {EXPORT_HINT}"
         )
-    *names, last = [*generated, "a folder"]
+    *names, last = [*generated_sources, "a folder"]
     known = f"{', '.join(names)} or {last}" if names else last
     siblings = [path.name for path in subfolders(root.parent)] if root.parent.is_dir() else []
     return UserError(
-        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *generated])} data.source is {known}."
+        f"there is no folder {brief(root)}.{did_you_mean(root.name, [*siblings, *generated_sources])} "
+        f"data.source must be {known}."
     )
 
 

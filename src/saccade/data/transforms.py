@@ -1,7 +1,7 @@
-"""Named augmentations of an image and its target, built on the functions of torchvision.transforms.v2.
+"""Named augmentations of an image and its target, from functions of torchvision.transforms.v2.
 
-Their random numbers depend only on (seed, epoch, index). The transform classes of v2 use the global generator and take
-twice as long; only the auto-augmentation policies, which have no functions, are used as classes.
+Random numbers depend only on (seed, epoch, index). The transform classes of v2 use the global generator and take twice
+as long; only the auto-augmentation policies, which have no functions, are used as classes.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ def _flip(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float
 def _crop(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
     """Shift by up to an eighth of each side.
 
-    The border is filled by reflection, or with the mean colour if reflected objects would lack boxes or points.
+    The border is filled by reflection, or with the mean colour if the target has boxes or points.
     """
     height, width = tensors[0].shape[-2:]
-    y, x = height // 8, width // 8
-    top, left = int(uniforms[0] * (2 * y + 1)), int(uniforms[1] * (2 * x + 1))
+    margin_y, margin_x = height // 8, width // 8
+    top, left = int(uniforms[0] * (2 * margin_y + 1)), int(uniforms[1] * (2 * margin_x + 1))
     if not any(isinstance(tensor, BoundingBoxes | KeyPoints) for tensor in tensors):
-        padded = [F.pad(tensor, [x, y], padding_mode="reflect") for tensor in tensors]
+        padded = [F.pad(tensor, [margin_x, margin_y], padding_mode="reflect") for tensor in tensors]
     else:
-        padded = [F.pad(tensor, [x, y], fill=None if n else list(mean)) for n, tensor in enumerate(tensors)]
+        padded = [
+            F.pad(tensor, [margin_x, margin_y], fill=None if n else list(mean)) for n, tensor in enumerate(tensors)
+        ]
     return [F.crop(tensor, top, left, height, width) for tensor in padded]
 
 
@@ -53,7 +55,7 @@ def _color(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[floa
 
 
 def _erase(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
-    """With probability 1/2, set a rectangle of 1/50 to 1/5 of the image to the mean colour.
+    """With probability 1/2, set a rectangle of 1/50 to 1/5 of the image's area to the mean colour.
 
     After Zhong et al., AAAI 2020, arXiv:1708.04896. Targets are left unchanged.
     """
@@ -115,8 +117,7 @@ def check_augmentations(names: Sequence[str], target: str = "label") -> None:
         if name in _POLICIES and target not in ("label", "vector", "none"):
             others = ", ".join(other for other in _OPERATIONS if other not in _POLICIES)
             raise UserError(
-                f"data.augment: {name} moves the image and not its {target}; labels are needed. For this data there "
-                f"are {others}."
+                f"data.augment: {name} transforms the image but not a target of the kind {target}; use any of {others}."
             )
 
 

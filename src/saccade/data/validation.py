@@ -23,14 +23,14 @@ _SEED_KEY = zlib.crc32(b"hold back for validation")
 
 
 def score_on_val(splits: Splits, spec: Data) -> Splits:
-    """Return ``splits`` with the validation images as its test split, in place of the real test images.
+    """Return ``splits`` with the validation images in place of the test images.
 
     If the source has no validation split, a fraction ``spec.val_part`` of the training images is held back: stratified
-    by label, drawn with ``spec.split_seed``, in whole groups if there are any. ``mean`` and ``std`` remain those of all
-    training images.
+    by label, drawn with ``spec.split_seed``, in whole groups if there are any. ``mean`` and ``std`` do not
+    change.
 
     Raises:
-        UserError: nothing can be held back, because all training images are one group or every class has one image.
+        UserError: no image can be held back, because all training images are one group or every class has one image.
     """
     if splits.val is not None:
         return replace(
@@ -70,6 +70,7 @@ def _content_digest(value: Any) -> Any:
 
 
 def _labels(splits: Splits) -> list[int]:
+    """Return the class of each training image; 0 for all if targets are not labels."""
     count = len(splits.train)
     return [splits.train.target(i) for i in range(count)] if splits.target == "label" else [0] * count
 
@@ -77,11 +78,11 @@ def _labels(splits: Splits) -> list[int]:
 def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
     """Choose the indices of a fraction ``spec.val_part`` of the images, stratified by label, in whole ``groups``.
 
-    In random order, a group is held back if that brings the label counts nearer to their goals and leaves every label a
-    training image.
+    In random order, each group is held back if its removal brings the label counts nearer to their goals and leaves
+    every label a training image.
     """
     n_train = Counter(labels)
-    n_missing = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in n_train.items()}
+    n_to_hold_back = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in n_train.items()}
     indices_by_group: dict[Any, list[int]] = {}
     for i, group in enumerate(groups):
         indices_by_group.setdefault(group, []).append(i)
@@ -90,15 +91,15 @@ def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data)
     order = torch.randperm(len(indices_of_groups), generator=generator(spec.split_seed, _SEED_KEY))
     for n in order.tolist():
         in_group = Counter(labels[i] for i in indices_of_groups[n])
-        gain = sum(abs(n_missing[label]) - abs(n_missing[label] - k) for label, k in in_group.items())
+        gain = sum(abs(n_to_hold_back[label]) - abs(n_to_hold_back[label] - k) for label, k in in_group.items())
         if gain > 0 and all(n_train[label] > k for label, k in in_group.items()):
             held_back.update(indices_of_groups[n])
             n_train -= in_group
-            n_missing |= {label: n_missing[label] - k for label, k in in_group.items()}
+            n_to_hold_back |= {label: n_to_hold_back[label] - k for label, k in in_group.items()}
     if not held_back:
         raise UserError(
-            f"data.val_part = {spec.val_part:g}: nothing of {len(labels)} training images in {len(indices_of_groups)} "
-            f"groups and {len(n_missing)} classes can be held back for validation; a class with two images in two "
+            f"data.val_part = {spec.val_part:g}: none of the {len(labels)} training images in {len(indices_of_groups)} "
+            f"groups and {len(n_to_hold_back)} classes can be held back for validation; a class with two images in two "
             "groups is needed"
         )
     return held_back

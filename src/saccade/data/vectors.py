@@ -20,7 +20,7 @@ __all__ = ["LabelVectors"]
 
 @final
 class LabelVectors(TargetSource):
-    """Labels of each image, any number of them, as a 0/1 vector.
+    """Target source of label vectors, with any number of labels per image.
 
     Args:
         classes: names of all labels, in the order of the vector.
@@ -34,7 +34,7 @@ class LabelVectors(TargetSource):
         self._indices = {path: sorted(index_of_name[name] for name in names) for path, names in labels.items()}
 
     def targets(self, files: Sequence[Path], frame: Frame) -> list[Tensor]:
-        """Return one vector (K,) per file, float32, 1 for each of its labels."""
+        """Return one vector (K,) per file, float32, with 1 for each label of the file."""
         import torch
 
         vectors = torch.zeros(len(files), len(self.classes))

@@ -1,4 +1,4 @@
-"""View of a tensor of images."""
+"""Lazy selection of images from a tensor."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["ImageView"]
 
 
 class ImageView:
-    """Sequence of selected images of a tensor, with padding in a given colour.
+    """Sequence of images selected from a tensor, with padding in a given colour.
 
-    Images are copied on access only: the tensor may be a memory-mapped file.
+    Images are copied on access only, because the tensor may be memory-mapped.
 
     Args:
         pixels: uint8 (N, 3, H, W).

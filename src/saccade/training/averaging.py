@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-__all__ = ["Average"]
+__all__ = ["WeightAverage"]
 
 
-class Average:
+class WeightAverage:
     """Exponential moving average of the weights and floating-point buffers of ``network``.
 
-    At step n (from 1) the decay is min(decay, 1 - n^(-2/3)), so that initial weights fade even in a short training.
-    ``state`` is a state dict to continue from.
+    At step n (from 1) the decay is min(decay, 1 - n^(-2/3)), so that initial weights fade even in a short run.
+    ``state`` is the state dict of the averaged network at an earlier step.
     """
 
     def __init__(self, network: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:

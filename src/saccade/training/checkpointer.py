@@ -27,17 +27,17 @@ _STEP_INTERVAL = 0.2
 
 
 class Checkpointer(Callback):
-    """Save rows and states after each epoch, so that the run can be resumed.
+    """Save metrics and a resumable state after each epoch.
 
     Args:
         run: folder of the run.
-        rows: rows of metrics.jsonl so far; new ones are appended.
+        epoch_rows: rows of metrics.jsonl so far; each epoch appends one.
         sampler: sampler of the training images.
-        fingerprint: digest of the images.
+        fingerprint: fingerprint of the images.
         probe: images (B, C, H, W) for plug statistics.
         notify: callback for events.
-        metric: primary metric, by which ``choose`` selects an epoch.
-        best: best epoch of the current phase, if any.
+        metric: primary metric; a phase with ``choose`` selects its best epoch by it.
+        best: best epoch of the phase, if any.
         average: state dict of the averaged network, if any.
         teacher: digest of the teacher's weights, if any.
     """
@@ -45,7 +45,7 @@ class Checkpointer(Callback):
     def __init__(
         self,
         run: RunFolder,
-        rows: list[dict[str, Any]],
+        epoch_rows: list[dict[str, Any]],
         sampler: EpochSampler,
         fingerprint: str,
         probe: Tensor,
@@ -55,7 +55,7 @@ class Checkpointer(Callback):
         average: dict[str, Tensor] | None = None,
         teacher: str | None = None,
     ) -> None:
-        self.run, self.rows, self.sampler, self.probe, self.notify = run, rows, sampler, probe, notify
+        self.run, self.epoch_rows, self.sampler, self.probe, self.notify = run, epoch_rows, sampler, probe, notify
         self.fingerprint, self.metric, self.best = fingerprint, metric, best
         self.average, self.teacher = average, teacher
         self.interrupted = False
@@ -69,24 +69,24 @@ class Checkpointer(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin epoch 0, the test of the untrained network."""
-        if not self.rows:
-            self._begin(0)
+        if not self.epoch_rows:
+            self._begin_epoch(0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save epoch 0."""
-        if not self.rows:
+        if not self.epoch_rows:
             self._save_epoch(trainer, pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the epoch of the sampler before Lightning creates its iterator."""
-        self.sampler.set_epoch(max(1, len(self.rows)))
+        self.sampler.set_epoch(max(1, len(self.epoch_rows)))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the epoch."""
         assert isinstance(pl_module, TaskModule)
-        self._begin(pl_module.epoch)
+        self._begin_epoch(pl_module.epoch)
 
-    def _begin(self, epoch: int) -> None:
+    def _begin_epoch(self, epoch: int) -> None:
         # Undo Lightning's handler, which delays SIGTERM to the end of the epoch: a run may stop at any moment.
         restore_handler(signal.SIGTERM, self._sigterm_handler)
         # Seeded per epoch, so that no generator state needs saving.
@@ -111,25 +111,30 @@ class Checkpointer(Callback):
     def _save_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, TaskModule)
         task, network, epoch = pl_module.task, pl_module.network, pl_module.epoch
-        losses, test, val = pl_module.pop_results()
-        row: dict[str, Any] = {"epoch": epoch, "losses": losses, "scores": task.scores(test), "lr": pl_module.lr}
+        losses, test_outputs, val_outputs = pl_module.pop_results()
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "losses": losses,
+            "scores": task.scores(test_outputs),
+            "lr": pl_module.lr,
+        }
         if len(task.phases(network)) > 1:
             row["phase"] = pl_module.phase.name
-        if val is not None:
-            row["val"] = task.scores(val)
-            self._update_best(epoch, row["val"][self.metric.name], pl_module.scored.state_dict(), test)
+        if val_outputs is not None:
+            row["val"] = task.scores(val_outputs)
+            self._update_best(epoch, row["val"][self.metric.name], pl_module.scored_network.state_dict(), test_outputs)
         row["seconds"] = round(time.monotonic() - self._began, 3)
         row["memory_mb"] = peak_memory(pl_module.device)
-        row["gates"] = plug_statistics(pl_module.scored, self.probe.to(pl_module.device))
+        row["gates"] = plug_statistics(pl_module.scored_network, self.probe.to(pl_module.device))
         self.average = None if pl_module.average is None else pl_module.average.network.state_dict()
-        self.rows.append(row)
+        self.epoch_rows.append(row)
         self.run.save_state(
             {
-                "rows": self.rows,
+                "rows": self.epoch_rows,
                 "fingerprint": self.fingerprint,
                 "network": network.state_dict(),
                 "optimizer": trainer.optimizers[0].state_dict() if trainer.optimizers else None,
-                "test": test,
+                "test": test_outputs,
                 "best": self.best,
                 "average": self.average,
                 "teacher": self.teacher,
@@ -137,14 +142,16 @@ class Checkpointer(Callback):
         )
         self.notify(EpochEnded(epoch, row, self.metric.format(row["scores"][self.metric.name])))
 
-    def _update_best(self, epoch: int, score: float | None, state: dict[str, Tensor], test: dict[str, Tensor]) -> None:
-        """Store ``state`` and ``test`` if ``score`` is better than the best of the phase."""
+    def _update_best(
+        self, epoch: int, score: float | None, state: dict[str, Tensor], test_outputs: dict[str, Tensor]
+    ) -> None:
+        """Store ``state`` and ``test_outputs`` if ``score`` is better than the best of the phase."""
         if score is None:
             return
         sign = 1.0 if self.metric.higher_is_better else -1.0
         if self.best is None or sign * score > sign * self.best["score"]:
             weights = {name: value.detach().cpu().clone() for name, value in state.items()}
-            self.best = {"score": score, "epoch": epoch, "network": weights, "test": test}
+            self.best = {"score": score, "epoch": epoch, "network": weights, "test": test_outputs}
 
 
 def restore_handler(signal_number: signal.Signals, handler: Any) -> None:

@@ -1,7 +1,7 @@
 """Knowledge distillation: training on the softened outputs of a teacher as well as on the targets.
 
 Hinton et al., 2015, arXiv:1503.02531: the loss is (1 - α)·task + α·T²·KL(teacher ‖ student), where the temperature T
-divides the logits of both.
+divides the logits of teacher and student.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _DEFAULT_ALPHA, _DEFAULT_TEMPERATURE = 0.5, 4.0
 
 
 class Teacher:
-    """Teacher network and the loss of its distillation.
+    """Teacher network and the distillation loss.
 
     Args:
         network: trained network that maps images (B, C, H, W) to logits (B, K) or (B, K, H, W).
         alpha: weight of the distillation loss.
         temperature: divisor of the logits.
-        digest: digest of the file of its weights.
-        scale: factor (C, 1, 1) that converts images to the teacher's normalisation; None without.
-        shift: offset (C, 1, 1) added after scaling; None without.
+        digest: digest of the file of the teacher's weights.
+        scale: factor (C, 1, 1) that converts images to the teacher's normalisation; None if none is needed.
+        shift: offset (C, 1, 1) added after scaling; None if ``scale`` is.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Teacher:
         """Return the teacher that the recipe of ``task`` names, or None; ``trust`` is as in ``saccade.load``.
 
         Raises:
-            UserError: the teacher does not exist or has other weights or classes, or the targets are neither labels nor
-                masks.
+            UserError: the teacher does not exist, its weights or classes do not fit, or the targets are neither labels
+                nor masks.
         """
         training = task.recipe.training
         if training.teacher is None:
@@ -81,7 +81,7 @@ class Teacher:
             if training.teacher_checkpoint is not None:
                 raise UserError(f"{setting} is a folder that has weights; leave training.teacher_checkpoint out")
             network = saving.load(folder, trust=trust)
-            scale, shift = _conversion(folder, task, setting)
+            scale, shift = _normalisation_conversion(folder, task, setting)
             teacher = cls(network, alpha, temperature, file_digest(folder / WEIGHTS), scale, shift)
         else:
             network, file = _build_timm(task, training.teacher, training.teacher_checkpoint, setting)
@@ -149,8 +149,10 @@ def _build_timm(task: Task, name: str, checkpoint: str | None, setting: str) -> 
     return network, file
 
 
-def _conversion(folder: Path, task: Task, setting: str) -> tuple[Tensor | None, Tensor | None]:
-    """Return scale and shift (C, 1, 1) that convert images of ``task`` to the teacher's normalisation; None if equal.
+def _normalisation_conversion(folder: Path, task: Task, setting: str) -> tuple[Tensor | None, Tensor | None]:
+    """Return scale and shift (C, 1, 1) that convert images of ``task`` to the teacher's normalisation.
+
+    Both are None if the normalisations are equal or the teacher's is unknown.
 
     Raises:
         UserError: the teacher has other classes, or its mean or std is not one number per channel.
@@ -168,7 +170,7 @@ def _conversion(folder: Path, task: Task, setting: str) -> tuple[Tensor | None, 
         if not _are_channel_values(values, data.channels) or (key == "std" and min(values) <= 0):
             raise UserError(
                 f"{setting} was trained on images of {key} = {short_repr(values)}; a list of numbers for the "
-                f"{data.channels} channels of these images is needed, those of std above 0"
+                f"{data.channels} channels of these images is needed, and std must be above 0"
             )
     if (tuple(mean), tuple(std)) == (tuple(data.mean), tuple(data.std)):
         return None, None

@@ -1,4 +1,4 @@
-"""Location of the first tensor that is not finite, after a training has diverged."""
+"""Location of the first tensor that is not finite, after training has diverged."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from saccade.hooks import temporary_hooks
 from saccade.tensors import tensors_in
 
-__all__ = ["DivergenceError", "locate"]
+__all__ = ["DivergenceError", "locate_nonfinite"]
 
 
 class DivergenceError(ArithmeticError):
-    """Training loss or output for a test image that is infinite or NaN.
+    """Error raised if a training loss or an output for a test image is infinite or NaN.
 
     Attributes:
         epoch: epoch, from 1.
@@ -34,11 +34,11 @@ class DivergenceError(ArithmeticError):
         return f"diverged in epoch {self.epoch}, at {place}: {tensor} is not finite"
 
 
-def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
+def locate_nonfinite(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
     """Return kind and path of the first tensor in ``network`` that is not finite.
 
-    Checked in this order: gradients, last parameter first; parameters; buffers; module outputs, in the order of the
-    forward pass, which ``forward`` repeats; the loss. Mode and precision must be those of the failure.
+    The order is: gradients, last parameter first; parameters; buffers; module outputs, in the order of the forward
+    pass, which ``forward`` repeats; the loss. Train mode and autocast must be as in the failed step.
     """
     for path, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and not _is_finite(parameter.grad):
@@ -47,12 +47,12 @@ def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]
         for path, tensor in tensors:
             if not _is_finite(tensor):
                 return kind, path
-    failed: list[str] = []
+    nonfinite_paths: list[str] = []
 
     def make_hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if not failed and not all(map(_is_finite, tensors_in(output))):
-                failed.append(path)
+            if not nonfinite_paths and not all(map(_is_finite, tensors_in(output))):
+                nonfinite_paths.append(path)
 
         return hook
 
@@ -60,7 +60,7 @@ def locate(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]
         for path, module in network.named_modules():
             handles.append(module.register_forward_hook(make_hook(path)))
         forward()
-    return ("output", failed[0] or "the network") if failed else ("loss", "")
+    return ("output", nonfinite_paths[0] or "the network") if nonfinite_paths else ("loss", "")
 
 
 def _is_finite(tensor: Tensor) -> bool:

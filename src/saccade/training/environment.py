@@ -22,7 +22,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto`` for an accelerator if any.
+    """Return the device ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``, an accelerator or else the CPU.
 
     Raises:
         UserError: the name is unknown, or PyTorch finds no such device on this machine.
@@ -41,7 +41,7 @@ def choose_device(name: str = "auto") -> torch.device:
     if kind == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(number or 0) >= count:
-            devices = f"PyTorch {torch.__version__} sees {count} CUDA device{'s' * (count != 1)} here"
+            devices = f"PyTorch {torch.__version__} finds {count} CUDA device{'s' * (count != 1)} here"
             raise UserError(f"device {name!r} was asked for, but {devices}")
         return torch.device("cuda", int(number or 0))
     return torch.device(kind)
@@ -85,7 +85,7 @@ def _cpu() -> str:
 
 
 def peak_memory(device: torch.device) -> float | None:
-    """Return the peak memory in MB of the accelerator's allocator, else of this process; None on Windows."""
+    """Return the peak memory in MB of CUDA's allocator, or of this process on other devices; None on Windows."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 1e6, 1)
     if sys.platform == "win32":

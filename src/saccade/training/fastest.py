@@ -1,4 +1,4 @@
-"""Choice of memory format and precision by timed training steps, where the recipe says ``auto``."""
+"""Choice of memory format and precision, if ``auto``, by timed training steps."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _MAX_BATCH_PIXELS = 8 * 224 * 224
 """Largest timed batch on the CPU, in pixels. A larger one takes longer and ranks the choices in the same order."""
 _TIMED_STEPS = 2
 _DROP_RATIO = 1.3
-"""Ratio to the fastest first step above which a choice is dropped."""
+"""A combination is dropped if its first timed step takes more than this times the shortest first step."""
 _MAX_TIME_RATIO = 0.95
-"""Ratio to the default's time below which another choice replaces the default."""
+"""A combination replaces the defaults if its step takes less than this fraction of their time."""
 
 
 def without_attention(recipe: Recipe) -> Recipe:
-    """Return ``recipe`` without attention; timing the plain host decides for all arms of a study."""
+    """Return ``recipe`` without attention: all arms of a study use the settings timed on the plain host."""
     return recipe.with_overrides({"attention.mechanism": "none", "attention.control": None})
 
 
@@ -40,8 +40,8 @@ def time_choices(task: Task, keys: Sequence[str], device: torch.device, trust: T
     """Time training steps with every combination of values of ``keys``, interleaved, and choose the fastest.
 
     On the CPU the batch has at most about eight images of 224×224 pixels, and CPU time is measured, because other
-    programs disturb it less than wall time. The defaults win unless another combination takes less than 0.95 of their
-    time. ``trust`` is as in ``saccade.load``.
+    programs disturb it less than wall time. The defaults are kept unless another combination takes less than 0.95 of
+    their time. ``trust`` is as in ``saccade.load``.
 
     Returns:
         ``settings``, which maps key to value; ``step_ms``, which maps the values of a combination, joined by commas, to
@@ -71,8 +71,8 @@ def time_choices(task: Task, keys: Sequence[str], device: torch.device, trust: T
     winner = min(range(len(best_times)), key=best_times.__getitem__)
     if best_times[winner] >= _MAX_TIME_RATIO * best_times[0]:
         winner = 0
-    labels = [", ".join(settings.values()) for settings in combinations]
-    step_ms = {label: round(milliseconds, 2) for label, milliseconds in zip(labels, best_times, strict=True)}
+    setting_names = [", ".join(settings.values()) for settings in combinations]
+    step_ms = {name: round(milliseconds, 2) for name, milliseconds in zip(setting_names, best_times, strict=True)}
     return {"settings": combinations[winner], "step_ms": step_ms, "batch": batch}
 
 
@@ -81,15 +81,15 @@ def _steps(
 ) -> Iterator[float]:
     recipe = task.recipe.with_overrides(settings)
     timed_task = type(task)(recipe, task.data)
-    with _without_warnings():
+    with _without_log():
         network = build(timed_task)
     frozen = freeze(network, recipe).modules
     return training_steps(network.to(device), timed_task, device, batch, frozen, teacher)
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Suppress the log of Saccade, whose warnings the run itself will repeat."""
+def _without_log() -> Iterator[None]:
+    """Suppress Saccade's log, because the run itself repeats the warnings."""
 
     def drop(record: logging.LogRecord) -> bool:
         return False

@@ -11,15 +11,15 @@ from saccade.tasks.base import Phase
 __all__ = ["fingerprint", "fingerprint_with_val"]
 
 
-def fingerprint(split: Splits, phases: Iterable[Phase]) -> str:
-    """Return the fingerprint of ``split``, with ``val`` if a phase selects its best epoch on it."""
-    return fingerprint_with_val(split) if any(phase.choose for phase in phases) else split.fingerprint
+def fingerprint(splits: Splits, phases: Iterable[Phase]) -> str:
+    """Return the fingerprint of ``splits``, including ``val`` if a phase selects its best epoch on ``val``."""
+    return fingerprint_with_val(splits) if any(phase.choose for phase in phases) else splits.fingerprint
 
 
-def fingerprint_with_val(split: Splits) -> str:
-    """Return a digest of the fingerprint of ``split`` and of all targets and pixels of its split ``val``.
+def fingerprint_with_val(splits: Splits) -> str:
+    """Return a digest of the fingerprint of ``splits`` and of all targets and pixels of ``splits.val``.
 
     Raises:
         UserError: a file has become unreadable.
     """
-    return digest_values([split.fingerprint, *([] if split.val is None else content_digests(split.val))])
+    return digest_values([splits.fingerprint, *([] if splits.val is None else content_digests(splits.val))])

@@ -22,7 +22,7 @@ __all__ = ["write_results"]
 
 
 def write_results(
-    name: str,
+    task_name: str,
     task: Task,
     metric: Metric,
     run: RunFolder,
@@ -34,8 +34,8 @@ def write_results(
     device: torch.device,
 ) -> dict[str, Any]:
     """Write the final files from the state after the last finished epoch, and return the result."""
-    recipe, split = task.recipe, task.data
-    state = run.resume()
+    recipe, splits = task.recipe, task.data
+    state = run.load_state()
     assert state is not None
     epoch_rows = state["rows"]
     chosen = state["best"] if last_phase.choose and state["best"] and not diverged else state
@@ -45,15 +45,15 @@ def write_results(
     constant_sites = {} if diverged else constant_plugs(network, (images.to(device) for images, _ in test_loader))
     network.cpu()
     outputs: Rows = dict(chosen["test"])
-    if (order := shuffled_order(recipe, len(split.test))) is not None:
+    if (order := shuffled_order(recipe, len(splits.test))) is not None:
         outputs = select_images(outputs, torch.tensor(order).argsort())
-    if (groups := split.test.groups) is not None:
+    if (groups := splits.test.groups) is not None:
         codes = {group: code for code, group in enumerate(sorted(set(groups)))}
         outputs["group"] = torch.tensor([codes[group] for group in groups])
     description, constant_rows = task.trivial_baseline()
     scores = task.scores(outputs)
     result = {
-        "task": name,
+        "task": task_name,
         "metric": metric.name,
         "score": metric.format(scores[metric.name]),
         "scores": scores,
@@ -63,9 +63,9 @@ def write_results(
         "seconds": round(sum(row["seconds"] for row in epoch_rows), 3),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "start": actual_start(network),
-        "fingerprint": state.get("fingerprint", split.fingerprint),
-        "left_out": split.left_out,
-        "cautions": split.cautions,
+        "fingerprint": state.get("fingerprint", splits.fingerprint),
+        "left_out": splits.left_out,
+        "cautions": splits.cautions,
         "constant": constant_sites,
         "diverged": diverged,
         **({"notes": notes} if notes else {}),
@@ -75,13 +75,13 @@ def write_results(
         network,
         run.path,
         host=task.host(recipe.model),
-        input=(split.channels, *split.size),
-        classes=split.classes,
-        mean=list(split.mean),
-        std=list(split.std),
+        input=(splits.channels, *splits.size),
+        classes=splits.classes,
+        mean=list(splits.mean),
+        std=list(splits.std),
         **{key: value for key in ("interpolation", "crop_pct") if (value := getattr(recipe.data, key)) is not None},
         epochs=result["epochs"],
-        task=name,
+        task=task_name,
         scores=scores,
     )
     run.finish(result)
@@ -89,7 +89,7 @@ def write_results(
 
 
 def _by_class(task: Task, outputs: Rows) -> dict[str, list[float | None]]:
-    """Return the score of each class by metric, for metrics that have one; None for a class without a score."""
+    """Map metric to the score of each class, for metrics with per-class scores; None if undefined."""
     scores = {}
     for metric in task.applicable_metrics():
         if metric.by_class is not None:

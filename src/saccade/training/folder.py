@@ -48,7 +48,7 @@ class RunFolder:
 
     Attributes:
         path: path of the folder.
-        recipe: recipe found in it; None in a new folder.
+        recipe: recipe saved in the folder; None in a new folder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,7 +73,7 @@ class RunFolder:
                     stack.enter_context(lock(path / _LOCK, timeout))
                 except (FileExistsError, NotADirectoryError):
                     raise UserError(
-                        f"the run folder {path} is a file, or lies in one; choose a path for a folder"
+                        f"the run folder {path} or one of its parents is a file; choose a path for a folder"
                     ) from None
                 except OSError as error:
                     raise UserError(f"cannot write into the run folder {path}: {error.strerror}") from None
@@ -88,15 +88,15 @@ class RunFolder:
 
     def _check(self, recipe: Recipe) -> None:
         if not (self.path / _RECIPE).exists():
-            foreign = [name for name in _RUN_FILES if (self.path / name).exists()]
-            if foreign:
+            run_files = [name for name in _RUN_FILES if (self.path / name).exists()]
+            if run_files:
                 raise UserError(
-                    f"{self.path} holds {foreign[0]} but no {_RECIPE}: it is not a run folder, so "
+                    f"{self.path} holds {run_files[0]} but no {_RECIPE}: it is not a run folder, so "
                     "nothing is written; choose another folder"
                 )
             return
         self.recipe = saved_recipe = read_recipe(self.path / _RECIPE) or recipe
-        saved, given = (_flatten(one.model_dump(mode="json")) for one in (saved_recipe, recipe))
+        saved, given = (_flatten(each_recipe.model_dump(mode="json")) for each_recipe in (saved_recipe, recipe))
         for key in {**given, **saved}:
             if saved.get(key) != given.get(key) and not decisions.is_auto(key, given.get(key)):
                 note = " (the code of the function that builds the host)" * (key == "model.code")
@@ -122,11 +122,8 @@ class RunFolder:
         self._write_text(_RECIPE, recipe.to_toml())  # first, because _check refuses files without a recipe
         self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
-    def resume(self) -> dict[str, Any] | None:
-        """Return the state after the last finished epoch, and rewrite metrics.jsonl from it.
-
-        Return None without a readable state.
-        """
+    def load_state(self) -> dict[str, Any] | None:
+        """Return the state after the last finished epoch, if readable, and rewrite metrics.jsonl from its rows."""
         path = self.path / _RESUME
         if not path.exists():
             return None
@@ -145,7 +142,7 @@ class RunFolder:
         return state
 
     def warn_unusable(self, reason: str) -> None:
-        """Log that the saved state cannot be used and the run starts over."""
+        """Log that the saved state cannot be used, so that the run starts over."""
         _LOG.warning("%s cannot be used (%s); the run starts over", printable(self.path / _RESUME), reason)
 
     def save_state(self, state: Mapping[str, Any]) -> None:
@@ -153,7 +150,7 @@ class RunFolder:
 
         Other keys: state dicts of ``network`` and ``optimizer``; ``test``, the outputs for the test images;
         ``fingerprint`` of the images; ``best`` epoch of the phase, or None. Optional: ``average``, the state dict of
-        the averaged network; ``teacher``, the digest of its weights.
+        the averaged network; ``teacher``, the digest of the teacher's weights.
         """
         try:
             with atomic_writer(self.path / _RESUME) as file:

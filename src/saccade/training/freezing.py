@@ -1,6 +1,6 @@
-"""Freezing of a host's running statistics or parameters. Plugs stay trainable.
+"""Freezing of a host's running statistics or parameters; plugs stay trainable.
 
-A frozen normalisation layer stays in eval mode; its weight and bias remain trainable unless they are frozen too.
+A frozen normalisation layer stays in eval mode; its weight and bias remain trainable unless frozen as parameters.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from saccade.models import head_paths
 from saccade.recipe import Recipe
 from saccade.surgery.groups import attention_modules
 
-__all__ = ["Frozen", "freeze", "fully_frozen_modules", "set_eval"]
+__all__ = ["FrozenPart", "freeze", "fully_frozen_modules", "set_eval"]
 
 _UNIT_VARIANCE_TOLERANCE = 2e-3
-"""Largest distance from 1 of variance + eps of a folded layer: twice the largest eps in use."""
+"""A layer counts as folded if variance + eps differs from 1 by at most this: twice the largest eps in use."""
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenPart:
     """Frozen part of a network.
 
     Attributes:
@@ -42,39 +42,40 @@ def set_eval(modules: Iterable[nn.Module]) -> None:
         module.training = False  # eval() would also reach trainable plugs inside
 
 
-def freeze(network: nn.Module, recipe: Recipe) -> Frozen:
+def freeze(network: nn.Module, recipe: Recipe) -> FrozenPart:
     """Freeze the part of the host in ``network`` that the recipe's ``training.freeze`` selects.
 
     Raises:
         UserError: a glob matches no parameter, the host has no known head, or every parameter would be frozen.
     """
     mode, model = recipe.training.freeze, recipe.model
-    plugged = {id(module) for root in attention_modules(network) for module in root.modules()}
-    host_modules = [(name, module) for name, module in network.named_modules() if id(module) not in plugged]
+    attention_ids = {id(module) for root in attention_modules(network) for module in root.modules()}
+    host_modules = [(name, module) for name, module in network.named_modules() if id(module) not in attention_ids]
     norms = {name: module for name, module in host_modules if _has_statistics(module)}
     has_weights = model.pretrained or model.checkpoint is not None or model.init_from is not None
     folded = [norm for norm in norms.values() if has_weights and _is_folded(norm)]
-    count = f"{len(folded)} of the {len(norms)}" if len(folded) < len(norms) else f"all {len(norms)}"
+    count_text = f"{len(folded)} of the {len(norms)}" if len(folded) < len(norms) else f"all {len(norms)}"
     folded_note = (
-        f"In the weights of the host, {count} normalisation layers have their statistics folded into the convolutions."
+        f"In the weights of the host, {count_text} normalisation layers have their statistics folded into the "
+        "convolutions."
     )
     match mode:
         case "none":
             note = "training.freeze = 'none' trains these statistics, which changes the output of the host."
-            return Frozen((), f"{folded_note} {note}" if folded else None)
+            return FrozenPart((), f"{folded_note} {note}" if folded else None)
         case "norm":
             note = f"The running statistics of the {len(norms)} normalisation layers of the host are frozen."
-            return Frozen([*norms.values()], note if norms else "The host has no running statistics to freeze.")
+            return FrozenPart([*norms.values()], note if norms else "The host has no running statistics to freeze.")
         case "host":
-            return _freeze_host(network, host_modules, plugged)
+            return _freeze_host(network, host_modules, attention_ids)
         case "auto":
-            frozen = Frozen()
+            frozen = FrozenPart()
         case globs:
-            frozen = _freeze_by_glob(network, plugged, globs)
+            frozen = _freeze_by_glob(network, attention_ids, globs)
     if not folded:
         return frozen
     freeze_note = f"{folded_note} Their running statistics are frozen; training.freeze = 'none' would train them."
-    return Frozen([*frozen.modules, *folded], " ".join(filter(None, (frozen.sentence, freeze_note))))
+    return FrozenPart([*frozen.modules, *folded], " ".join(filter(None, (frozen.sentence, freeze_note))))
 
 
 def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
@@ -93,8 +94,8 @@ def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
 
 def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:
     """Return True if there is a parameter and all of them are frozen."""
-    trainable = [p.requires_grad for p in parameters]
-    return bool(trainable) and not any(trainable)
+    requires_grad = [p.requires_grad for p in parameters]
+    return bool(requires_grad) and not any(requires_grad)
 
 
 def _has_statistics(module: nn.Module) -> bool:
@@ -113,7 +114,9 @@ def _is_folded(norm: nn.Module) -> bool:
     return bool(norm.bias.any()) and bool(((var + norm.eps - 1).abs() <= _UNIT_VARIANCE_TOLERANCE).all())
 
 
-def _freeze_host(network: nn.Module, host_modules: Sequence[tuple[str, nn.Module]], plugged: set[int]) -> Frozen:
+def _freeze_host(
+    network: nn.Module, host_modules: Sequence[tuple[str, nn.Module]], attention_ids: set[int]
+) -> FrozenPart:
     heads = head_paths(network)
     if not heads:
         raise UserError(
@@ -122,16 +125,16 @@ def _freeze_host(network: nn.Module, host_modules: Sequence[tuple[str, nn.Module
         )
     # The parent module of the classifier, with its dropout; or the classifier itself if the parent is the network.
     heads = {path.rpartition(".")[0] or path for path in heads}
-    trainable = {id(module) for path in heads for module in network.get_submodule(path).modules()} | plugged
+    trainable = {id(module) for path in heads for module in network.get_submodule(path).modules()} | attention_ids
     frozen = [module for name, module in host_modules if name and id(module) not in trainable]
     for module in (network, *frozen):
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
-    return Frozen(frozen, f"The host is frozen; its head ({', '.join(sorted(heads))}) and the plugs are trained.")
+    return FrozenPart(frozen, f"The host is frozen; its head ({', '.join(sorted(heads))}) and the plugs are trained.")
 
 
-def _freeze_by_glob(network: nn.Module, plugged: set[int], globs: Sequence[str]) -> Frozen:
-    by_name = dict(_host_parameters(network, plugged))
+def _freeze_by_glob(network: nn.Module, attention_ids: set[int], globs: Sequence[str]) -> FrozenPart:
+    by_name = dict(_host_parameters(network, attention_ids))
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in by_name):
             raise UserError(
@@ -144,10 +147,12 @@ def _freeze_by_glob(network: nn.Module, plugged: set[int], globs: Sequence[str])
     if not any(p.requires_grad for p in network.parameters()):
         raise UserError(f"training.freeze = {list(globs)} freezes every parameter; leave some to train")
     count = sum(p.numel() for p in frozen)
-    return Frozen(fully_frozen_modules(network), f"{count:,} parameters of the host are frozen: {', '.join(globs)}.")
+    return FrozenPart(
+        fully_frozen_modules(network), f"{count:,} parameters of the host are frozen: {', '.join(globs)}."
+    )
 
 
-def _host_parameters(network: nn.Module, plugged: set[int]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _host_parameters(network: nn.Module, attention_ids: set[int]) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for path, module in network.named_modules():
-        if id(module) not in plugged:
+        if id(module) not in attention_ids:
             yield from module.named_parameters(recurse=False, prefix=path)

@@ -22,7 +22,7 @@ __all__ = ["constant_plugs", "plug_statistics", "probe_images"]
 _PROBE_COUNT = 16
 """Largest number of probe images."""
 _ROUNDING = 1e-6
-"""Relative tolerance for the order of summation in float32."""
+"""Relative tolerance for float32 rounding, which depends on the order of summation."""
 
 
 def probe_images(images: ImageSet) -> Tensor:
@@ -34,12 +34,13 @@ def probe_images(images: ImageSet) -> Tensor:
 def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
-    A replaced convolution has its path as site, or that of the mechanism in it if a plug has the path. Each value has
-    ``a`` (mixing weight, or None), ``kind``, and ``mean`` and ``std`` over all elements and images of:
+    The site of a replaced convolution is its path; if a plug has the same site, the path of the mechanism inside it.
+    Each value has ``a`` (mixing weight, or None), ``kind``, and the ``mean`` and ``std`` over all elements and images:
 
-    ``gate``     the effective gate 1 + a(g - 1); 1 means no attention ``context``  |a c|, the absolute value of the
-    added context ``change``   ‖y - x‖ / ‖x‖ per image, for other mechanisms with input x and output y; for a replaced
-    convolution x is the output of the original convolution
+    * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
+    * ``context``: of |a c|, the absolute value of the added context.
+    * ``change``: of ‖y - x‖ / ‖x‖ per image, for other mechanisms, with input x and output y. For a
+      replaced convolution, x is the output of the original one.
     """
     rows = plugs(network)
     plug_sites = {row.site for row in rows}
@@ -80,27 +81,30 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
     statistics = {}
     for row in rows:
         plug = row.module
-        a = None if plug.a is None else plug.a.item()
+        mixing_weight = None if plug.a is None else plug.a.item()
         if row.site in recorded_sites:
             values = torch.cat([recorded.float().flatten() for recorded in _as_list(maps[row.site])])
             is_gate = isinstance(unshuffled(plug.mechanism), Gate)
-            values = effective_gate(values, plug.a) if is_gate else ((1.0 if a is None else a) * values).abs()
+            values = (
+                effective_gate(values, plug.a)
+                if is_gate
+                else ((1.0 if mixing_weight is None else mixing_weight) * values).abs()
+            )
             kind = "gate" if is_gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"
-        statistics[row.site] = _summary(kind, values, a)
+        statistics[row.site] = _summary(kind, values, mixing_weight)
     return statistics | {site: _summary("change", torch.cat(changes[site]), None) for site in replaced}
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
-    """Return the plugs of ``network`` whose gate or context is equal for all images, as site to ``gate`` or
-    ``context``.
+    """Map the site of each plug whose output is equal for all images to ``gate`` or ``context``.
 
-    Left out are the control ``noise``, which is constant by design, and mechanisms without gate or context.
+    The control ``noise``, which is constant by design, and mechanisms without gate or context are left out.
 
     Args:
-        network: network, which is run in eval mode.
-        batches: at least two images (B, C, H, W), all of one size; read until no plug can be constant.
+        network: network with plugs, run in eval mode.
+        batches: at least two images (B, C, H, W), all of one size; reading stops once no plug is constant.
     """
     constant = {
         row.site: "gate" if isinstance(mechanism, Gate) else "context"
@@ -119,12 +123,13 @@ def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, s
             with record(network) as maps:
                 network(images)
             for site in list(constant):
-                current = [(values.amin(0), values.amax(0)) for values in _as_list(maps.get(site, []))]
-                previous = ranges.get(site, current)
-                if not current or len(current) != len(previous):  # the number of calls depends on the images
+                current_ranges = [(values.amin(0), values.amax(0)) for values in _as_list(maps.get(site, []))]
+                previous_ranges = ranges.get(site, current_ranges)
+                # The number of calls may depend on the images.
+                if not current_ranges or len(current_ranges) != len(previous_ranges):
                     del constant[site]
                     continue
-                pairs = zip(current, previous, strict=True)
+                pairs = zip(current_ranges, previous_ranges, strict=True)
                 ranges[site] = [
                     (low.minimum(previous_low), high.maximum(previous_high))
                     for (low, high), (previous_low, previous_high) in pairs
@@ -153,9 +158,9 @@ def _as_list(recorded: Tensor | list[Tensor]) -> list[Tensor]:
     return recorded if isinstance(recorded, list) else [recorded]
 
 
-def _summary(kind: str, values: Tensor, a: float | None) -> dict[str, Any]:
+def _summary(kind: str, values: Tensor, mixing_weight: float | None) -> dict[str, Any]:
     std, mean = torch.std_mean(values, correction=0)
-    return {"kind": kind, "mean": _number(mean), "std": _number(std), "a": a}
+    return {"kind": kind, "mean": _number(mean), "std": _number(std), "a": mixing_weight}
 
 
 def _number(value: Tensor) -> float | None:

@@ -14,12 +14,12 @@ from saccade.models import is_attention_key, saved_network_config
 from saccade.surgery import plugs
 from saccade.surgery.replace import replacement_rows
 
-__all__ = ["load_plugs"]
+__all__ = ["load_plug_weights"]
 
 _log = logging.getLogger("saccade")
 
 
-def load_plugs(network: nn.Module, folder: Path) -> None:
+def load_plug_weights(network: nn.Module, folder: Path) -> None:
     """Load the plug weights of the run in ``folder``, or log a warning if ``network`` has other plugs.
 
     Raises:
@@ -27,16 +27,18 @@ def load_plugs(network: nn.Module, folder: Path) -> None:
     """
     saved = saved_network_config(folder)
     saved_plugs = {
-        row["site"]["path"]: _facts(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]
+        row["site"]["path"]: _plug_signature(row["mechanism"], row["options"], row["neutral"]) for row in saved["plugs"]
     }
-    saved_plugs |= {row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in saved["replacements"]}
-    plugs_here = {
-        row.site: _facts(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)
+    saved_plugs |= {
+        row["convolution"]: _plug_signature(row["mechanism"], row["options"], None) for row in saved["replacements"]
     }
-    plugs_here |= {
-        row["convolution"]: _facts(row["mechanism"], row["options"], None) for row in replacement_rows(network)
+    network_plugs = {
+        row.site: _plug_signature(row.mechanism, row.module.options, row.module.a is not None) for row in plugs(network)
     }
-    if plugs_here == saved_plugs:
+    network_plugs |= {
+        row["convolution"]: _plug_signature(row["mechanism"], row["options"], None) for row in replacement_rows(network)
+    }
+    if network_plugs == saved_plugs:
         weights = load_file(folder / "model.safetensors")
         network.load_state_dict({key: value for key, value in weights.items() if is_attention_key(key)}, strict=False)
     elif saved_plugs:
@@ -47,5 +49,5 @@ def load_plugs(network: nn.Module, folder: Path) -> None:
         )
 
 
-def _facts(mechanism: str, options: Any, neutral: bool | None) -> tuple[str, str, bool | None]:
+def _plug_signature(mechanism: str, options: Any, neutral: bool | None) -> tuple[str, str, bool | None]:
     return mechanism, json.dumps(options, sort_keys=True), neutral

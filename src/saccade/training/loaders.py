@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader
 from saccade.data.samples import ImageSet, collate
 from saccade.recipe import Recipe
 
-__all__ = ["image_loader", "ordered_loader", "shuffled_order"]
+__all__ = ["evaluation_loader", "image_loader", "shuffled_order"]
 
 
 def shuffled_order(recipe: Recipe, count: int) -> list[int] | None:
     """Return the test order of ``count`` images for the control ``shuffled``; None for other runs.
 
-    Each image uses the gate of its neighbour in the batch, which in file order is mostly of the same class.
+    The control gives each image its neighbour's gate, and in file order most neighbours are of the same class.
     """
     if recipe.attention.control != "shuffled":
         return None
@@ -24,18 +24,18 @@ def shuffled_order(recipe: Recipe, count: int) -> list[int] | None:
     return order
 
 
-def ordered_loader(images: ImageSet, recipe: Recipe, device: torch.device) -> DataLoader:
+def evaluation_loader(images: ImageSet, recipe: Recipe, device: torch.device) -> DataLoader:
     """Return a loader of test or validation images, in file order unless the control is ``shuffled``."""
     order = shuffled_order(recipe, len(images))
     return image_loader(images, recipe, device, batch_size=recipe.training.batch_size, sampler=order)
 
 
-def image_loader(images: ImageSet, recipe: Recipe, device: torch.device, **order: Any) -> DataLoader:
-    """Return a loader of ``images`` that leaves the global random generator alone."""
+def image_loader(images: ImageSet, recipe: Recipe, device: torch.device, **sampling: Any) -> DataLoader:
+    """Return a loader of ``images`` that does not use the global random generator."""
     workers = recipe.training.workers
     return DataLoader(
         images,
-        **order,
+        **sampling,
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

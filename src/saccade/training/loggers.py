@@ -40,13 +40,13 @@ class MetricLogger(Callback):
     Args:
         folder: folder of the run.
         recipe: recipe with the names of the loggers.
-        rows: rows of metrics.jsonl so far; the Checkpointer, an earlier callback, appends to them.
-        steps: steps per epoch.
+        epoch_rows: rows of metrics.jsonl so far; the Checkpointer, an earlier callback, appends to them.
+        steps_per_epoch: steps per epoch.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, rows: list[dict[str, Any]], steps: int) -> None:
-        self._rows, self._steps = rows, steps
-        last_step = max(0, len(rows) - 1) * steps
+    def __init__(self, folder: Path, recipe: Recipe, epoch_rows: list[dict[str, Any]], steps_per_epoch: int) -> None:
+        self._epoch_rows, self._steps_per_epoch = epoch_rows, steps_per_epoch
+        last_step = max(0, len(epoch_rows) - 1) * steps_per_epoch
         self._loggers: list[Logger] = []
         self._started_wandb = False
         for name in recipe.training.loggers:
@@ -60,13 +60,13 @@ class MetricLogger(Callback):
                 self._loggers.append(self._wandb(folder))
         for logger in self._loggers:
             logger.log_hyperparams(recipe.model_dump(mode="json", exclude_none=True))
-        if rows and self._loggers:  # a killed run may not have logged this row
+        if epoch_rows and self._loggers:  # a killed run may not have logged this row
             self._log_row()
 
     def _wandb(self, folder: Path) -> Logger:
         import wandb
 
-        self._started_wandb = wandb.run is None  # the caller finishes a run that it has started
+        self._started_wandb = wandb.run is None  # a wandb run that the caller started is left open
         file = folder / "wandb" / "id.txt"
         if not file.exists():
             file.parent.mkdir(exist_ok=True)
@@ -90,11 +90,11 @@ class MetricLogger(Callback):
             logger.log_metrics({name: value for name, value in values.items() if value is not None}, step)
 
     def _log_row(self) -> None:
-        row = self._rows[-1]
+        row = self._epoch_rows[-1]
         values = {key: row[key] for key in ("epoch", "lr", "seconds", "memory_mb")}
-        for key, title in (("losses", "loss"), ("scores", "score"), ("val", "val")):
-            values |= {f"{title}/{name}": value for name, value in row.get(key, {}).items()}
-        self._log(values, row["epoch"] * self._steps)
+        for key, prefix in (("losses", "loss"), ("scores", "score"), ("val", "val")):
+            values |= {f"{prefix}/{name}": value for name, value in row.get(key, {}).items()}
+        self._log(values, row["epoch"] * self._steps_per_epoch)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log epoch 0."""
@@ -107,16 +107,16 @@ class MetricLogger(Callback):
     ) -> None:
         """Log the training loss at every 50th step."""
         assert isinstance(pl_module, TaskModule)
-        step = (pl_module.epoch - 1) * self._steps + batch_idx + 1
+        step = (pl_module.epoch - 1) * self._steps_per_epoch + batch_idx + 1
         if self._loggers and step % _LOSS_INTERVAL == 0:
             self._log({"training loss": outputs["loss"].item()}, step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the row of the epoch."""
+        """Log the metrics of the epoch."""
         self._log_row()
 
     def close(self) -> None:
-        """Flush all loggers and finish a wandb run that was started here."""
+        """Flush all loggers; finish the wandb run if this object started it."""
         for logger in self._loggers:
             logger.finalize("success")
         if self._started_wandb:

@@ -29,7 +29,7 @@ class Mixing:
 
     @classmethod
     def from_task(cls, task: Task) -> Mixing | None:
-        """Return the mixing that the recipe of ``task`` sets; None if there is none.
+        """Return the mixing that the recipe of ``task`` sets; None if it sets no mixing.
 
         Raises:
             UserError: the targets of ``task`` are not labels.

@@ -17,9 +17,9 @@ from saccade.errors import UserError
 from saccade.metrics.rows import Rows, concatenate, is_finite
 from saccade.recipe import Training
 from saccade.tasks.base import Phase, Task
-from saccade.training.averaging import Average
+from saccade.training.averaging import WeightAverage
 from saccade.training.distilling import Teacher
-from saccade.training.divergence import DivergenceError, locate
+from saccade.training.divergence import DivergenceError, locate_nonfinite
 from saccade.training.freezing import fully_frozen_modules, set_eval
 from saccade.training.mixing import Mixing
 from saccade.training.optimizers import build_optimizer, clip_gradients
@@ -30,9 +30,9 @@ __all__ = ["TaskModule", "check_own_loss", "train_only", "training_loss"]
 
 @contextmanager
 def train_only(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
-    """Freeze all parameters but those of ``phase``; a context manager that yields the fully frozen modules.
+    """Freeze all parameters but those of ``phase`` in a context manager that yields the fully frozen modules.
 
-    Parameters that were frozen before stay frozen.
+    Parameters that were already frozen stay frozen.
 
     Raises:
         UserError: the phase matches no trainable parameter.
@@ -57,8 +57,8 @@ def train_only(network: nn.Module, phase: Phase) -> Iterator[list[nn.Module]]:
             )
         prefixes = dict.fromkeys(name.partition(".")[0] for name in trainable)
         raise UserError(
-            f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: no parameter has such a name; the names "
-            f"begin with {', '.join(prefixes)}"
+            f"the phase {phase.name!r} trains {', '.join(phase.trainable)}: these globs match no trainable "
+            f"parameter; the names begin with {', '.join(prefixes)}"
         )
     try:
         for name, parameter in trainable.items():
@@ -74,8 +74,7 @@ def training_loss(
 ) -> dict[str, Tensor]:
     """Return the loss terms by name, each a scalar, for ``images`` (B, C, H, W).
 
-    They come from the network's own method ``training_loss(images, targets)`` if it has one, else from the task and
-    ``teacher``.
+    A network's method ``training_loss(images, targets)`` takes precedence over the loss of the task and ``teacher``.
     """
     own_loss = getattr(network, "training_loss", None)
     if callable(own_loss):
@@ -102,14 +101,14 @@ class TaskModule(LightningModule):
         network: host with its plugs.
         task: task with its images.
         phase: trainable parameters and number of epochs.
-        steps: optimiser steps per epoch.
+        steps_per_epoch: optimiser steps per epoch.
         frozen: modules that stay in eval mode.
         epochs_before: epochs of earlier phases.
-        first_epoch: epoch that Lightning counts as 0.
+        first_epoch: epoch of the run that Lightning counts as 0.
         optimizer_state: state dict of the optimiser, if a phase is resumed.
-        average_state: state dict of the averaged network, likewise.
+        average_state: state dict of the averaged network, if a phase is resumed.
         mixing: mixing of the images of a batch, if any.
-        teacher: teacher of a distillation, if any.
+        teacher: teacher for distillation, if any.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class TaskModule(LightningModule):
         task: Task,
         phase: Phase,
         *,
-        steps: int,
+        steps_per_epoch: int,
         frozen: Sequence[nn.Module] = (),
         epochs_before: int = 0,
         first_epoch: int = 1,
@@ -130,10 +129,10 @@ class TaskModule(LightningModule):
         super().__init__()
         self.network = network
         self.task, self.phase = task, phase
-        self.steps, self.epochs_before, self.first_epoch = steps, epochs_before, first_epoch
+        self.steps_per_epoch, self.epochs_before, self.first_epoch = steps_per_epoch, epochs_before, first_epoch
         self.optimizer_state, self._average_state = optimizer_state, average_state
         self.mixing, self.teacher = mixing, teacher
-        self.average: Average | None = None
+        self.average: WeightAverage | None = None
         self.lr: float | None = None
         self.frozen = frozen
         self._losses: dict[str, float] = {}
@@ -146,15 +145,15 @@ class TaskModule(LightningModule):
         return self.first_epoch + self.current_epoch if self.trainer.state.fn == TrainerFn.FITTING else 0
 
     @property
-    def scored(self) -> nn.Module:
-        """Network that is scored and saved: the averaged one if there is an average."""
+    def scored_network(self) -> nn.Module:
+        """Network to score and save: the averaged network if there is one, else ``network``."""
         return self.network if self.average is None else self.average.network
 
     def on_fit_start(self) -> None:
         """Create the average and move the teacher to the device of the network."""
         decay = self.task.recipe.training.ema_decay
         if decay is not None:
-            self.average = Average(self.network, decay, self._average_state)
+            self.average = WeightAverage(self.network, decay, self._average_state)
         if self.teacher is not None:
             self.teacher.to(self.device)
 
@@ -175,14 +174,14 @@ class TaskModule(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Set the learning rate of the step."""
         training = self.task.recipe.training
-        factor = lr_factor(self._step(batch_idx), self.steps, self.phase.epochs, training)
+        factor = lr_factor(self._step(batch_idx), self.steps_per_epoch, self.phase.epochs, training)
         for group, base in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = base * factor
         self.lr = (training.lr if self.phase.lr is None else self.phase.lr) * factor
 
     def _step(self, batch_idx: int) -> int:
         """Return the index of a step within the phase, from 0."""
-        return (self.epoch - self.epochs_before - 1) * self.steps + batch_idx
+        return (self.epoch - self.epochs_before - 1) * self.steps_per_epoch + batch_idx
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         """Clip the gradients, which are float32 even with bf16."""
@@ -209,7 +208,7 @@ class TaskModule(LightningModule):
         first, *others = (terms := forward()).values()
         loss = sum(others, first)
         if not math.isfinite(loss.item()):
-            raise DivergenceError(self.epoch, batch_idx + 1, *locate(self.network, forward))
+            raise DivergenceError(self.epoch, batch_idx + 1, *locate_nonfinite(self.network, forward))
         count = len(batch[0])
         self._n_images += count
         for name, term in terms.items():
@@ -222,13 +221,17 @@ class TaskModule(LightningModule):
         Raises:
             DivergenceError: an output is not finite after epoch 0.
         """
-        rows = self.task.rows(self.scored, *batch)
+        rows = self.task.rows(self.scored_network, *batch)
         if self.epoch and not is_finite(rows):
-            raise DivergenceError(self.epoch, 0, *locate(self.scored, lambda: self.task.rows(self.scored, *batch)))
+            raise DivergenceError(
+                self.epoch,
+                0,
+                *locate_nonfinite(self.scored_network, lambda: self.task.rows(self.scored_network, *batch)),
+            )
         self._rows[dataloader_idx].append({name: values.detach().cpu() for name, values in rows.items()})
 
     def pop_results(self) -> tuple[dict[str, float], Rows, Rows | None]:
-        """Return and reset mean losses by name and the outputs for the test and validation splits."""
+        """Return and reset the mean losses by name and the outputs for the test and validation splits."""
         losses = {name: total / self._n_images for name, total in self._losses.items()}
         test, val = self._rows
         self._losses, self._n_images, self._rows = {}, 0, [[], []]

@@ -23,7 +23,7 @@ from saccade.surgery.mechanism import Mechanism
 from saccade.surgery.plug_module import Plug
 from saccade.tasks.base import Task
 from saccade.training.gates import probe_images
-from saccade.training.inheriting import load_plugs
+from saccade.training.inheriting import load_plug_weights
 
 __all__ = ["actual_start", "build", "derive_seed", "requested_start"]
 
@@ -41,7 +41,8 @@ def derive_seed(seed: int, *words: object) -> int:
 def requested_start(recipe: Recipe) -> Literal["neutral", "paper"] | None:
     """Return the initialisation that the recipe requests; None without attention.
 
-    With ``neutral`` the network first computes the function of its host; ``paper`` is the initialisation of the paper.
+    A ``neutral`` network first computes the function of its host; ``paper`` is the initialisation in the mechanism's
+    paper.
     """
     attention, model = recipe.attention, recipe.model
     if attention.mechanism == "none":
@@ -53,9 +54,9 @@ def requested_start(recipe: Recipe) -> Literal["neutral", "paper"] | None:
 
 
 def actual_start(network: nn.Module) -> Literal["neutral", "paper"] | None:
-    """Return ``neutral`` if ``network``, before any training, computed the function of its host.
+    """Return ``neutral`` if the untrained ``network`` computed the function of its host, otherwise ``paper``.
 
-    Else return ``paper``, or None without attention.
+    Without attention, return None.
     """
     neutral = [_is_neutral(row.module) for row in plugs(network)] + [row.neutral for row in replacements(network)]
     if not neutral:
@@ -64,7 +65,7 @@ def actual_start(network: nn.Module) -> Literal["neutral", "paper"] | None:
 
 
 def _is_neutral(plug: Plug) -> bool:
-    """Return True if the plug returned its input before training."""
+    """Return True if the untrained plug returned its input."""
     name, options = plug.name, plug.options
     if isinstance(plug.mechanism, Shuffled):
         name, options = options["mechanism"], options["options"]
@@ -75,12 +76,12 @@ def _is_neutral(plug: Plug) -> bool:
 def build(task: Task) -> nn.Module:
     """Build the host of ``task`` with its attention, on the CPU.
 
-    The global random state is preserved. The host depends only on the recipe's model and seed, except for convolutions
-    that a mechanism replaces. Convolution weights use the recipe's memory format.
+    The global random state is preserved. The host depends only on the recipe's model and seed, except for replaced
+    convolutions. Convolution weights use the recipe's memory format.
 
     Raises:
-        UserError: a name or option is unknown, the host does not fit the task, no site matches or one is outside the
-            mechanism's limits, or a control is requested for a mechanism that replaces convolutions.
+        UserError: a name or option is unknown, the host does not fit the task, no site matches, the mechanism does not
+            support a site's size, or a control is requested for a mechanism that replaces convolutions.
     """
     network = _build(task)
     if task.recipe.training.memory_format == "channels_last":
@@ -91,7 +92,7 @@ def build(task: Task) -> nn.Module:
 
 
 def _build(task: Task) -> nn.Module:
-    recipe, split = task.recipe, task.data
+    recipe, splits = task.recipe, task.data
     attention, seed = recipe.attention, recipe.training.seed
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "host"))
@@ -103,7 +104,7 @@ def _build(task: Task) -> nn.Module:
         name, options = catalog.parse(attention.mechanism)
         torch.manual_seed(derive_seed(seed, "attention"))
         where = attention.where if isinstance(attention.where, str) else list(attention.where)
-        images = probe_images(split.train)  # insert redraws weights if all ReLUs are dead on these images
+        images = probe_images(splits.train)  # insert redraws weights if all ReLUs are dead on these images
         if attention.control is None:
             insert(host, name, where=where, start=start, input=images, **options)
             return _load_init_from(host, recipe)
@@ -117,9 +118,9 @@ def _build(task: Task) -> nn.Module:
 
 
 def _load_init_from(network: nn.Module, recipe: Recipe) -> nn.Module:
-    """Return ``network`` with the plug weights of ``model.init_from``, if that is set."""
+    """Load the plug weights of ``model.init_from``, if set, into ``network`` and return it."""
     if recipe.model.init_from is not None:
-        load_plugs(network, Path(recipe.model.init_from))
+        load_plug_weights(network, Path(recipe.model.init_from))
     return network
 
 
@@ -131,25 +132,25 @@ def _check_host(host: nn.Module, task: Task) -> None:
     """
     size, name = (task.data.channels, *task.data.size), task.recipe.model.name
     prefix = f"model {name} on images of {'×'.join(map(str, size))} (channels, height, width)"
-    is_users = is_builder(name)
+    is_user_function = is_builder(name)
     try:
         with preserve_state(host), torch.no_grad():
             images = example_input(host, size, batch=2)
             output = host(*images)
     except Exception as error:  # a network may raise anything for an unsupported image size
         message = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{prefix}: {message}{_hint(host, task) if is_users else ''}") from error
+        raise UserError(f"{prefix}: {message}{_hint(host, task) if is_user_function else ''}") from error
     if mismatch := task.output_problem(output, images[0]):
-        raise UserError(f"{prefix} {mismatch}{_hint(host, task) if is_users else ''}")
-    if not is_users or callable(getattr(host, "training_loss", None)):
+        raise UserError(f"{prefix} {mismatch}{_hint(host, task) if is_user_function else ''}")
+    if not is_user_function or callable(getattr(host, "training_loss", None)):
         return
     with ExitStack() as stack:
         try:
-            twin = stack.enter_context(training_copy(host))
+            train_mode_copy = stack.enter_context(training_copy(host))
         except Exception:  # a host that cannot be copied can still be trained
             return
         try:
-            output = twin(*images)
+            output = train_mode_copy(*images)
         except Exception as error:
             message = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{prefix}, in training mode: {message}") from error
@@ -161,12 +162,16 @@ def _check_host(host: nn.Module, task: Task) -> None:
 
 
 def _hint(host: nn.Module, task: Task) -> str:
-    """Return a hint if the builder ignores the number of channels or classes."""
+    """Return a hint if the builder ignores the number of channels or classes, else ""."""
     model, classes, channels = task.recipe.model, len(task.data.classes), task.data.channels
-    passed = call_arguments(find_builder((model.name, model.code)), classes, channels, model.options)
+    builder_arguments = call_arguments(find_builder((model.name, model.code)), classes, channels, model.options)
     first_convolution = next((module for module in host.modules() if isinstance(module, nn.Conv2d)), None)
-    if first_convolution is not None and first_convolution.in_channels != channels and channels not in passed.values():
+    if (
+        first_convolution is not None
+        and first_convolution.in_channels != channels
+        and channels not in builder_arguments.values()
+    ):
         return f"; the images have {channels} channels: add an argument in_chans to the function"
-    if classes not in passed.values():
+    if classes not in builder_arguments.values():
         return f"; the data have {classes} classes: add an argument num_classes to the function"
     return ""

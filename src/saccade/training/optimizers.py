@@ -14,15 +14,14 @@ __all__ = ["build_optimizer", "clip_gradients"]
 
 
 def build_optimizer(
-    network: nn.Module, training: Training, lr_factor: float = 1.0, lr: float | None = None
+    network: nn.Module, training: Training, plug_lr_factor: float = 1.0, lr: float | None = None
 ) -> torch.optim.Optimizer:
     """Build SGD, AdamW or RMSProp over the parameter groups of host and plugs.
 
-    ``lr`` is the learning rate of the host (None takes the recipe's); that of the plugs is ``lr_factor`` times as
-    large.
+    ``lr`` is the learning rate of the host (None: the recipe's); the plugs' is ``plug_lr_factor`` times as large.
     """
     lr = training.lr if lr is None else lr
-    groups = parameter_groups(network, lr, lr * lr_factor, training.weight_decay)
+    groups = parameter_groups(network, lr, lr * plug_lr_factor, training.weight_decay)
     eps = 1e-8 if training.eps is None else training.eps
     if training.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=training.momentum, nesterov=training.nesterov)
@@ -35,7 +34,8 @@ def build_optimizer(
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale the gradients of ``parameters`` so that their common 2-norm is at most ``max_norm``.
 
-    Gradients without a finite norm stay: scaling would make all of them NaN and hide the cause of a divergence.
+    Gradients without a finite norm are left unchanged: scaling would make all of them NaN and hide the cause of
+    a divergence.
     """
     with_gradients = [parameter for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm([parameter.grad for parameter in with_gradients if parameter.grad is not None])

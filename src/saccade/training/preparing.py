@@ -9,7 +9,7 @@ from torch import nn
 from saccade.errors import UserError
 from saccade.tasks.base import Phase, Task
 from saccade.training.distilling import Teacher
-from saccade.training.freezing import Frozen, freeze
+from saccade.training.freezing import FrozenPart, freeze
 from saccade.training.loggers import check_installed
 from saccade.training.mixing import Mixing
 from saccade.training.module import check_own_loss, train_only
@@ -21,28 +21,28 @@ __all__ = ["Prepared", "prepare"]
 
 @dataclass(frozen=True)
 class Prepared:
-    """Objects that a run needs; None for what its recipe does not use.
+    """Network, phases, mixing and teacher of a run.
 
     Attributes:
         network: host with its plugs, on the CPU.
         frozen: frozen part of the host.
         phases: phases of the training.
-        mixing: mixing of a batch.
-        teacher: teacher of a distillation.
+        mixing: mixing of images, if any.
+        teacher: teacher for distillation, if any.
     """
 
     network: nn.Module
-    frozen: Frozen
+    frozen: FrozenPart
     phases: tuple[Phase, ...]
     mixing: Mixing | None
     teacher: Teacher | None
 
 
 def prepare(task: Task, trust: Trust = False) -> Prepared:
-    """Build and check everything that the recipe of ``task`` needs; ``trust`` is as in ``saccade.load``.
+    """Build and check the parts of the run of ``task``; ``trust`` is as in ``saccade.load``.
 
     Raises:
-        UserError: a host, mechanism, teacher, phase or key is invalid, or a package is not installed.
+        UserError: a host, mechanism, teacher, phase or recipe setting is invalid, or a package is not installed.
     """
     training = task.recipe.training
     check_installed(training.loggers)
@@ -54,6 +54,8 @@ def prepare(task: Task, trust: Trust = False) -> Prepared:
     for phase in phases:
         with train_only(network, phase):  # raises if the phase trains nothing
             pass
-    if task.data.val is None and (selecting := [phase.name for phase in phases if phase.choose]):
-        raise UserError(f"the phase {selecting[0]!r} chooses its best epoch on validation images; the data have none")
+    if task.data.val is None and (choosing_phases := [phase.name for phase in phases if phase.choose]):
+        raise UserError(
+            f"the phase {choosing_phases[0]!r} chooses its best epoch on validation images; the data have none"
+        )
     return Prepared(network, frozen, phases, mixing, teacher)

@@ -20,26 +20,26 @@ def find_mismatch(
     optimizer: Optimizer,
     *,
     epochs: int,
-    images: int,
+    n_images: int,
     averaged: bool = False,
 ) -> str | None:
-    """Return the first key of ``state`` that does not fit the run; None if all do.
+    """Return the name of the first part of ``state`` that does not fit the run, or None.
 
     Args:
         state: state from resume.pt, which may be damaged.
         network: network of the run.
         optimizer: new optimiser of its parameters.
         epochs: number of epochs of the run.
-        images: number of test images.
+        n_images: number of test images.
         averaged: True if the run averages its weights.
     """
-    rows, test = state["rows"], state["test"]
-    if not 1 <= len(rows) <= epochs + 1:
+    epoch_rows, test = state["rows"], state["test"]
+    if not 1 <= len(epoch_rows) <= epochs + 1:
         return "rows"
-    if not _are_rows(test, images):
+    if not _are_outputs(test, n_images):
         return "test"
     best = state["best"]
-    if best is not None and not _is_best(best, len(rows), images):
+    if best is not None and not _is_best(best, len(epoch_rows), n_images):
         return "best"
     expected = network.state_dict()
     average = state.get("average")
@@ -49,7 +49,7 @@ def find_mismatch(
         for name, tensor in expected.items():
             if not _same_shape_and_dtype(saved[name], tensor):
                 return f"network.{name}"
-    has_trained = len(rows) > 1  # epoch 0 has neither optimiser nor average
+    has_trained = len(epoch_rows) > 1  # epoch 0 has neither optimiser nor average
     if (average is not None) != (averaged and has_trained):
         return "average"
     if state["optimizer"] is None:
@@ -57,21 +57,21 @@ def find_mismatch(
     return None if _fits_optimizer(optimizer, state["optimizer"]) else "optimizer"
 
 
-def _are_rows(value: object, images: int) -> bool:
+def _are_outputs(value: object, n_images: int) -> bool:
     if not isinstance(value, Mapping) or not all(isinstance(column, Tensor) for column in value.values()):
         return False
     try:
-        return count_images(dict(value)) == images
+        return count_images(dict(value)) == n_images
     except UserError:
         return False
 
 
-def _is_best(value: object, epochs: int, images: int) -> bool:
+def _is_best(value: object, n_rows: int, n_images: int) -> bool:
     if not isinstance(value, Mapping) or not {"score", "epoch", "network", "test"} <= value.keys():
         return False
     epoch, score = value["epoch"], value["score"]
-    is_valid = isinstance(epoch, int) and 1 <= epoch < epochs and isinstance(score, float)
-    return is_valid and _are_rows(value["test"], images)
+    is_valid = isinstance(epoch, int) and 1 <= epoch < n_rows and isinstance(score, float)
+    return is_valid and _are_outputs(value["test"], n_images)
 
 
 def _same_shape_and_dtype(value: object, tensor: Tensor) -> bool:
@@ -88,7 +88,7 @@ def _fits_optimizer(optimizer: Optimizer, saved: object) -> bool:
     for expected, group in zip(expected_groups, groups, strict=True):
         if not isinstance(group, Mapping) or not {"params", "lr"} <= group.keys():
             return False
-        # The learning rate is set at every step; keys vary with the version of PyTorch.
+        # The learning rate is set at every step; the set of keys depends on the version of PyTorch.
         if any(group[key] != expected[key] for key in expected.keys() & group.keys() - {"lr"}):
             return False
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

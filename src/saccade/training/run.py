@@ -35,7 +35,7 @@ from saccade.training.fingerprint import fingerprint
 from saccade.training.finishing import write_results
 from saccade.training.folder import RunFolder
 from saccade.training.gates import probe_images
-from saccade.training.loaders import image_loader, ordered_loader
+from saccade.training.loaders import evaluation_loader, image_loader
 from saccade.training.loggers import MetricLogger
 from saccade.training.module import TaskModule, train_only
 from saccade.training.optimizers import build_optimizer
@@ -73,33 +73,35 @@ def train(
             ``StepTaken`` and ``EpochEnded``.
         opener: function that opens the data; a study passes one that caches them.
         lock_timeout: seconds to wait for another process that has locked the folder.
-        trust: modules that a teacher's run folder may import besides Saccade's; see ``saccade.load``.
+        trust: modules, besides Saccade's, that loading a teacher may import; see ``saccade.load``.
 
     Raises:
         UserError: the recipe, its data or the device is invalid, the folder cannot hold the run, or images or teacher
-            have changed since the run began; then nothing is written.
+            have changed since the run began. Nothing is written in these cases.
     """
     torch_device = choose_device(device)
     notify = notify or ignore
     with RunFolder.locked(Path(folder), recipe, lock_timeout) as run:
         result = run.result()
         if result is None:
-            name = tasks.choose_task(recipe)
-            kind = tasks.get(name)
+            task_name = tasks.choose_task(recipe)
+            task_class = tasks.get(task_name)
             with use_threads(recipe.training.threads), _preserved_random_state(torch_device):
-                full_recipe = tasks.resolve(recipe, kind.target)
-                split = opener(full_recipe.data, kind.target, notify)
-                settings = _auto_settings(full_recipe, run, kind, split, torch_device, notify, trust)
-                task = kind(decide(full_recipe, settings), split)
-                result = _train(name, task, decide(recipe, settings), run, torch_device, notify, trust)
+                if torch_device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats(torch_device)
+                full_recipe = tasks.resolve(recipe, task_class.target)
+                splits = opener(full_recipe.data, task_class.target, notify)
+                settings = _auto_settings(full_recipe, run, task_class, splits, torch_device, notify, trust)
+                task = task_class(decide(full_recipe, settings), splits)
+                result = _train(task_name, task, decide(recipe, settings), run, torch_device, notify, trust)
         return result
 
 
 def _auto_settings(
     recipe: Recipe,
     run: RunFolder,
-    kind: type[Task],
-    split: Splits,
+    task_class: type[Task],
+    splits: Splits,
     device: torch.device,
     notify: Notify,
     trust: Trust,
@@ -112,18 +114,18 @@ def _auto_settings(
             return saved
     if not keys:
         return {}
-    decision = time_choices(kind(without_attention(recipe), split), keys, device, trust)
+    decision = time_choices(task_class(without_attention(recipe), splits), keys, device, trust)
     notify(SettingsDecided(**decision))
     settings: dict[str, Any] = decision["settings"]
     return settings
 
 
 def _train(
-    name: str, task: Task, given_recipe: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
+    task_name: str, task: Task, given_recipe: Recipe, run: RunFolder, device: torch.device, notify: Notify, trust: Trust
 ) -> dict[str, Any]:
     metric = task.primary_metric()
-    recipe, split, training = task.recipe, task.data, task.recipe.training
-    for caution in split.cautions:
+    recipe, splits, training = task.recipe, task.data, task.recipe.training
+    for caution in splits.cautions:
         notify(Caution(caution))
     prepared = prepare(task, trust)
     network, phases, teacher = prepared.network, prepared.phases, prepared.teacher
@@ -134,8 +136,8 @@ def _train(
         notify(Caution(note))
     ends = list(accumulate(phase.epochs for phase in phases))
     initial_state: dict[str, Any] = {"rows": [], "optimizer": None, "best": None}
-    state = run.resume() or initial_state
-    data_fingerprint = fingerprint(split, phases)
+    state = run.load_state() or initial_state
+    data_fingerprint = fingerprint(splits, phases)
     if state.get("fingerprint", data_fingerprint) != data_fingerprint:
         raise UserError(
             f"the images changed since this run began: {recipe.data.source} holds files of other names, contents "
@@ -151,25 +153,25 @@ def _train(
         optimizer = _optimizer_at(task, network, phases, len(state["rows"]) - 1)
         averaged = training.ema_decay is not None
         if mismatch := find_mismatch(
-            state, network, optimizer, epochs=ends[-1], images=len(split.test), averaged=averaged
+            state, network, optimizer, epochs=ends[-1], n_images=len(splits.test), averaged=averaged
         ):
             run.warn_unusable(f"{mismatch} does not fit this run")
             state = initial_state
     run.begin(given_recipe, environment(device, training.threads))
-    rows: list[dict[str, Any]] = state["rows"]
-    if rows:
+    epoch_rows: list[dict[str, Any]] = state["rows"]
+    if epoch_rows:
         network.load_state_dict(state["network"])
-    sampler = EpochSampler(split.train, training.seed, training.batch_size)
-    train_loader = image_loader(split.train, recipe, device, batch_sampler=sampler)
-    test_loader = ordered_loader(split.test, recipe, device)
-    val_loader = None if split.val is None else ordered_loader(split.val, recipe, device)
-    notify(TrainingBegan(ends[-1], len(sampler), len(rows) - 1 if rows else 0))
+    sampler = EpochSampler(splits.train, training.seed, training.batch_size)
+    train_loader = image_loader(splits.train, recipe, device, batch_sampler=sampler)
+    test_loader = evaluation_loader(splits.test, recipe, device)
+    val_loader = None if splits.val is None else evaluation_loader(splits.val, recipe, device)
+    notify(TrainingBegan(ends[-1], len(sampler), len(epoch_rows) - 1 if epoch_rows else 0))
     checkpointer = Checkpointer(
         run,
-        rows,
+        epoch_rows,
         sampler,
         data_fingerprint,
-        probe_images(split.test),
+        probe_images(splits.test),
         notify,
         metric,
         state["best"],
@@ -179,38 +181,40 @@ def _train(
     optimizer_state = state["optimizer"]
     del state
     diverged = None
-    with closing(MetricLogger(run.path, recipe, rows, len(sampler))) as logger:
+    with closing(MetricLogger(run.path, recipe, epoch_rows, len(sampler))) as logger:
         for phase, epochs_before, end in zip(phases, [0, *ends], ends, strict=False):
-            if len(rows) <= epochs_before + 1:  # no epoch of this phase is finished
+            if len(epoch_rows) <= epochs_before + 1:  # no epoch of this phase is finished
                 checkpointer.best = checkpointer.average = optimizer_state = None
-            if len(rows) <= end:
+            if len(epoch_rows) <= end:
                 with train_only(network, phase) as frozen:
                     module = TaskModule(
                         network,
                         task,
                         phase,
-                        steps=len(sampler),
+                        steps_per_epoch=len(sampler),
                         frozen=[*prepared.frozen.modules, *frozen],
                         epochs_before=epochs_before,
-                        first_epoch=max(1, len(rows)),
+                        first_epoch=max(1, len(epoch_rows)),
                         optimizer_state=optimizer_state,
                         average_state=checkpointer.average,
                         mixing=prepared.mixing,
                         teacher=teacher,
                     )
-                    tests = [test_loader, val_loader] if phase.choose and val_loader is not None else [test_loader]
+                    eval_loaders = (
+                        [test_loader, val_loader] if phase.choose and val_loader is not None else [test_loader]
+                    )
                     try:
-                        _fit(module, train_loader, tests, checkpointer, logger, device, end)
+                        _fit(module, train_loader, eval_loaders, checkpointer, logger, device, end)
                     except DivergenceError as error:
                         diverged = {"epoch": error.epoch, "step": error.step, "what": error.kind, "where": error.path}
                         diverged["message"] = str(error)
                         break
-            if len(rows) == end + 1:  # the next phase starts from the scored weights
+            if len(epoch_rows) == end + 1:  # the next phase starts from the scored weights
                 if phase.choose and checkpointer.best is not None:
                     network.load_state_dict(checkpointer.best["network"])
                 elif checkpointer.average is not None:
                     network.load_state_dict(checkpointer.average)
-    return write_results(name, task, metric, run, network, phases[-1], diverged, notes, test_loader, device)
+    return write_results(task_name, task, metric, run, network, phases[-1], diverged, notes, test_loader, device)
 
 
 def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:
@@ -224,13 +228,13 @@ def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epo
 def _fit(
     module: TaskModule,
     train_loader: DataLoader,
-    test_loaders: list[DataLoader],
+    eval_loaders: list[DataLoader],
     checkpointer: Checkpointer,
     logger: MetricLogger,
     device: torch.device,
     end: int,
 ) -> None:
-    """Train from the epoch after the last row up to epoch ``end``; test the untrained network first."""
+    """Train from the epoch after the last row up to epoch ``end``; test a new network first."""
     sigint_handler = signal.getsignal(signal.SIGINT)
     with _quiet_lightning():
         trainer = Trainer(
@@ -248,10 +252,10 @@ def _fit(
             use_distributed_sampler=False,
         )
         try:
-            if not checkpointer.rows:
-                trainer.validate(module, test_loaders[0], verbose=False)
+            if not checkpointer.epoch_rows:
+                trainer.validate(module, eval_loaders[0], verbose=False)
             module.train()
-            trainer.fit(module, train_loader, test_loaders)
+            trainer.fit(module, train_loader, eval_loaders)
         except SystemExit:  # Lightning turns Ctrl-C into SystemExit and ignores a second one
             if not checkpointer.interrupted:
                 raise
@@ -261,16 +265,14 @@ def _fit(
 
 @contextmanager
 def _preserved_random_state(device: torch.device) -> Iterator[None]:
-    """Restore the caller's random state at the end of a ``with`` block."""
+    """Restore the caller's random state at the end of the context."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
         yield
 
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Suppress Lightning's log, and its advice on workers and idle GPUs, which the recipe decides."""
+    """Suppress Lightning's log, and its advice on workers and idle GPUs, because the recipe sets these."""
     with ExitStack() as stack:
         for name in ("lightning.pytorch", "lightning.fabric"):
             logger = logging.getLogger(name)

@@ -9,8 +9,8 @@ from saccade.recipe import Training
 __all__ = ["lr_factor"]
 
 
-def lr_factor(step: int, steps: int, epochs: int, training: Training) -> float:
-    """Return the factor on the learning rate at ``step``.
+def lr_factor(step: int, steps_per_epoch: int, epochs: int, training: Training) -> float:
+    """Return the factor of the schedule on the learning rate at ``step``.
 
     Values equal those of ``torch.optim.lr_scheduler``: ``CosineAnnealingLR`` stepped per step; ``StepLR``,
     ``MultiStepLR`` and ``ExponentialLR`` stepped per epoch. The cosine starts after the linear warm-up; the others are
@@ -18,23 +18,27 @@ def lr_factor(step: int, steps: int, epochs: int, training: Training) -> float:
 
     Args:
         step: step of the phase, from 0.
-        steps: steps per epoch.
+        steps_per_epoch: steps per epoch.
         epochs: epochs of the phase.
-        training: recipe section.
+        training: ``training`` section of the recipe.
 
     >>> training = Training(warmup_epochs=2)
     >>> [round(lr_factor(step, 1, 6, training), 3) for step in range(6)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    warmup_steps = training.warmup_epochs * steps
+    warmup_steps = training.warmup_epochs * steps_per_epoch
     warmup = (step + 1) / warmup_steps if step + 1 < warmup_steps else 1.0
     if training.schedule == "constant":
         return warmup
     if training.schedule == "cosine":
         if step + 1 < warmup_steps:
             return warmup
-        return 0.5 * (1.0 + math.cos(math.pi * max(0.0, step - warmup_steps) / max(1.0, epochs * steps - warmup_steps)))
-    return warmup * (0.1 if training.gamma is None else training.gamma) ** _drop_count(step // steps, training)
+        return 0.5 * (
+            1.0 + math.cos(math.pi * max(0.0, step - warmup_steps) / max(1.0, epochs * steps_per_epoch - warmup_steps))
+        )
+    return warmup * (0.1 if training.gamma is None else training.gamma) ** _drop_count(
+        step // steps_per_epoch, training
+    )
 
 
 def _drop_count(epoch: int, training: Training) -> int:

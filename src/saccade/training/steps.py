@@ -26,12 +26,12 @@ def training_steps(
     frozen: Sequence[nn.Module] = (),
     teacher: Teacher | None = None,
 ) -> Iterator[float]:
-    """Train endlessly on batches of ``batch_size``, including augmentation and synchronisation with the device.
+    """Train endlessly on batches of ``batch_size``; each step includes augmentation and synchronises the device.
 
-    ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
+    The optimiser is always SGD. ``frozen`` modules stay in eval mode; ``teacher`` adds the distillation loss.
 
     Yields:
-        the loss of each step.
+        the loss of each step, a scalar.
     """
     training, images = task.recipe.training, task.data.train
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
@@ -56,7 +56,7 @@ def test_steps(network: nn.Module, task: Task, device: torch.device, batch_size:
     """Compute the outputs for the first ``batch_size`` test images, endlessly.
 
     Yields:
-        the sum of one column of the outputs.
+        a sum of outputs, which synchronises the device.
     """
     images = task.data.test
     network.eval()
@@ -82,5 +82,5 @@ def _to_device(target: Any, device: torch.device) -> Any:
     if isinstance(target, Tensor):
         return target.to(device)
     if isinstance(target, list):
-        return [_to_device(each, device) for each in target]
+        return [_to_device(item, device) for item in target]
     return {key: _to_device(value, device) for key, value in target.items()} if isinstance(target, dict) else target
