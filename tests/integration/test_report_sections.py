@@ -111,7 +111,7 @@ def test_runs_without_a_score_are_listed_once():
     ]
     found = _section("verdicts", SCORES | {"se": [70.0, None, 71.0]}, notes=notes)["notes"]
     assert [words for _, words in found] == [
-        "1 of 6 runs have no score: se seed 1 is not run yet.", "Beware: 2 of 9 runs of images.",
+        "1 of 6 runs have no score: se seed 1 has not run yet.", "Beware: 2 of 9 runs of images.",
     ]  # fmt: skip
 
 
