@@ -72,7 +72,7 @@ def record_parent_state(plug: Plug, container: nn.Module | None, parent: nn.Modu
 
 
 def find_lost(root: nn.Module) -> dict[str, str]:
-    """Return the plugs and replacements in ``root`` that no longer run: a mapping from path to reason."""
+    """Return {path: reason} for each plug or replacement in ``root`` that no longer runs."""
     reasons: dict[str, str] = {}
     for prefix, module in root.named_modules():
         for path, reason in _lost_below(module):

@@ -21,7 +21,7 @@ __all__ = ["ParentState", "Plug", "Seen", "plug_of", "plugs_in"]
 
 @dataclass
 class ParentState:
-    """State of a parent convolution when its plug was attached, to detect later that a norm was folded into it."""
+    """State of a parent convolution before its norm may be folded into it."""
 
     bias: bool = True
     """Whether the convolution had a bias."""

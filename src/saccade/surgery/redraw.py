@@ -30,10 +30,7 @@ In 46 runs of ``se`` on the digits data, units were dead after training in 1 of 
 0.75, in 3 of 5 between 0.25 and 0.75, and in 5 of 11 below.
 """
 _MAX_REDRAWS = 20
-"""Number of redraws after which the first draw that is active for any image is accepted.
-
-A single unit after a norm is active for half of the images, so it never reaches 0.75.
-"""
+"""Number of redraws after which the first draw that is active for any image is accepted."""
 _SMALL_BATCH = 8
 """Number of images below which a batch does not represent the data."""
 

@@ -56,7 +56,7 @@ class Replacement:
     position: str
     """Position that selected the convolution."""
     parameters: int
-    """Number of parameters of the mechanism, without a kernel that it keeps."""
+    """Number of parameters of the mechanism, without a kept kernel."""
     discarded: int
     """Number of the convolution's weights that are not used."""
     neutral: bool
@@ -227,7 +227,7 @@ def _check_options(mechanism: Mechanism, options: Mapping[str, Any]) -> None:
 def _select_convolutions(
     host: nn.Module, inspection: Inspection, where: str | Sequence[str], mechanism: Mechanism
 ) -> list[tuple[Site, str]]:
-    """Return (site, position) of the selected convolutions in execution order; a site's size is that of its input map."""
+    """Return (site, position) of the selected convolutions in forward order; sites have the size of their input map."""
     selection: dict[str, tuple[Site, str]] = {}
     for entry in where_items(where):
         for site, position in _select_entry(host, inspection, entry, mechanism):

@@ -1,6 +1,6 @@
-"""Convolutions of a host that run a mechanism in their place, and can be restored.
+"""Convolutions of a host that run a mechanism instead, and can be restored.
 
-The module object is kept; only its class changes, and the mechanism becomes its child.
+The module object stays; its class changes, and the mechanism becomes its child.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ReplacementInfo:
     kernel: dict[str, nn.Parameter | None] | None = None
     """Parameters of the convolution; None if the mechanism uses them."""
     has_original_kernel: bool = True
-    """Whether ``kernel`` has the values of the original convolution; False after loading a file, which omits them."""
+    """Whether ``kernel`` has the original values; False after loading a file without them."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         new_names = {"known": "has_original_kernel"}  # of attributes in pickles of earlier versions
@@ -158,7 +158,7 @@ def restored(host: nn.Module) -> Iterator[None]:
 
 
 def insert_at(host: nn.Module, path: str, mechanism: nn.Module, info: ReplacementInfo) -> None:
-    """Replace the convolution at ``path`` by ``mechanism``; if it does not use the kernel, store that in ``info``."""
+    """Replace the convolution at ``path`` by ``mechanism``, and store an unused kernel in ``info``."""
     convolution = host.get_submodule(path)
     keeps_kernel = isinstance(mechanism, Convolution)
     if keeps_kernel:

@@ -1,4 +1,4 @@
-"""Support for trainers that build their own network, as YOLO's trainer does from a yaml."""
+"""Support for trainers that build their own network, such as YOLO's."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _PluggedTrainerMixin:
     saccade_plug_arguments: tuple[_PlugArguments, ...] = ()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
-        """Build the network with the host's weights, insert plugs, then load plug weights from ``weights``, if any.
+        """Build the network, insert plugs, then load the plug weights in ``weights``, if any.
 
         ``weights`` is a network, a checkpoint that holds one as ``ema`` or ``model``, or None.
 
@@ -92,8 +92,8 @@ def plugged_trainer(
     """Return a subclass of a trainer that plugs the network it builds.
 
     For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which would train a
-    network without the plugs. Checkpoints load with or without plugs. To add a second
-    mechanism, pass the returned class to ``plugged_trainer``.
+    network without the plugs. Checkpoints load with or without plugs. Pass the result to
+    ``plugged_trainer`` to add a second mechanism.
 
     Args:
         trainer: class of the trainer.

@@ -1,4 +1,4 @@
-"""Colour and marker of each arm, and elements that several charts share."""
+"""Colour and marker of each arm, and shared chart elements."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def arm_label(style: ArmStyle) -> Markup:
 
 
 def gridlines(y_scale: Scale, n_ticks: int = 4) -> list[Markup]:
-    """Return horizontal lines at the ticks of ``y_scale``, with the tick values at the left."""
+    """Return horizontal lines with tick values at the left."""
     tick_values = ticks(y_scale.low, y_scale.high, n_ticks)
     digits = n_decimals(tick_values)
     elements = []
@@ -145,7 +145,7 @@ def gridlines(y_scale: Scale, n_ticks: int = 4) -> list[Markup]:
 def plot_area(*children: Markup, height: float) -> Markup:
     """Return a nested svg with a viewBox of 100 × 100.
 
-    The svg is stretched to the width of the chart and ``height`` pixels; content outside is clipped.
+    The svg fills the chart's width and ``height`` pixels; content outside is clipped.
     """
     return element("svg", *children, x=0, y=0, width="100%", height=height, viewBox="0 0 100 100",
                    preserveAspectRatio="none", overflow="hidden")  # fmt: skip

@@ -1,7 +1,7 @@
 """Results of a study as one piece of HTML for a notebook: verdicts, table and notes.
 
-A notebook may be light or dark, and does not always declare its theme. So text inherits the colour of the
-notebook, lines are transparent grey, and the colours of verdicts are readable on white and on black.
+A notebook does not always declare a light or dark theme. So text inherits the notebook's colour, lines are transparent
+grey, and verdicts are readable on white and on black.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def _study_facts(context: ReportContext, study: Study) -> list[tuple[str, str]]:
 
 
 def _shared_facts(context: ReportContext) -> list[tuple[str, str]]:
-    """Return the header facts of a study or of given scores: metric, mechanisms, controls, seeds and runs."""
+    """Return the header facts of a study or of given scores."""
     results = context.results
     arms = [row.arm for row in results.arms[1:]]
     facts = [("Judged by", results.metric.name)]

@@ -106,7 +106,7 @@ def to_latex(results: StudyResults) -> str:
 
 
 def _subject(results: StudyResults) -> str:
-    """Return the names of the network and the data, or of the file with the given scores."""
+    """Return the names of network and data, or of the file of scores."""
     if results.study is None:
         return results.name
     base = results.study.base

@@ -54,7 +54,7 @@ class ReportContext:
         return max(planned + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
 
     def epochs_by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
-        """Return a mapping from the seed of each finished run of ``arm`` to the rows of its metrics.jsonl."""
+        """Return the metrics.jsonl rows of each finished run of ``arm``, by seed."""
         return {run.seed: self.epochs[run.folder] for run in self.results.of(arm) if self.epochs.get(run.folder)}
 
 

@@ -123,13 +123,13 @@ class ForestRow:
 
 
 def forest_scale(rows: Sequence[ForestRow], margin: float) -> Scale:
-    """Return the scale of all rows, which contains every interval, every dot and the band ± ``margin``."""
+    """Return a scale that contains all intervals, dots and the band ± ``margin``."""
     values = [v for row in rows for v in (row.low, row.high, row.difference, *(d for _, d in row.difference_by_seed))]
     return Scale(*padded_range([*values, -margin, margin], min_span=2 * margin))
 
 
 def forest_chart(row: ForestRow, scale: Scale, margin: float, metric: Metric) -> Markup:
-    """Return the chart of one arm: mean and interval, and below them one dot for the difference of each seed."""
+    """Return the chart of one arm: mean and interval, and below them a dot per seed."""
     height, center_y, dots_y, style = 50, 17, 36, row.style
     left, right = scale(-margin), scale(margin)
     elements = [element("rect", x=f"{left:.2f}%", width=f"{right - left:.2f}%", y=0, height=height, class_="band")]

@@ -130,7 +130,7 @@ def _sites_by_name(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str,
 
 
 def _value_range(sites: Sequence[SiteGates]) -> tuple[float, float]:
-    """Return the range of mean ± standard deviation over all sites; the lower end is at least 0."""
+    """Return the range of mean ± standard deviation over all sites, cut at 0."""
     rows = [row for site in sites for rows in site.rows_by_seed.values() for row in rows]
     low, high = padded_range([v for _, mean, std in rows for v in (mean - std, mean + std)], min_span=0.1)
     return max(low, 0.0), high

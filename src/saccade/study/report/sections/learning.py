@@ -74,7 +74,7 @@ def learning_chart(
     epochs: int,
     metric: Metric,
 ) -> Markup:
-    """Return a chart with one thin line per seed, their mean in bold, and the mean of the plain host in grey."""
+    """Return a chart with one thin line per seed, their bold mean, and the plain host's mean in grey."""
     height = 170.0
     x_scale = Scale(1, max(epochs, 2))
     plot_scale, y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)

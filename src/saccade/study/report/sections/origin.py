@@ -64,7 +64,7 @@ def _arm_settings(arm: Arm) -> tuple[str, str]:
 
 
 def _environment(study: Study, runs: Sequence[RunResult]) -> dict[str, str]:
-    """Return the environment of the first finished run that recorded one; a note reports differences between runs."""
+    """Return the environment of the first finished run that recorded one."""
     folders = (study.folder / run.folder for run in runs if run.status == "done")
     environments = (read(folder / "environment.json", Environment) for folder in folders)
     return next((_flatten(values) for values in environments if values), {})

@@ -221,7 +221,7 @@ def _column(
 
 
 def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
-    """Return maps (B, h, w) of the fraction that the plugs pass, their site, and a label; all None without plugs.
+    """Return the fractions (B, h, w) that plugs pass, their site, and a label; all None without plugs.
 
     The site is None for strips of channels.
     """
