@@ -108,9 +108,9 @@ def test_latex_of_a_small_table():
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip {\footnotesize One seed\_0 failed.\par}",
-        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention, of the number of "
-        r"parameters nearest to the mechanism's that one of at least one unit can have; a mechanism that does no "
-        r"better was helped by its parameters.\par}",
+        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width brings "
+        r"its number of parameters closest to the mechanism's; a mechanism that does no better was helped by its "
+        r"parameters.\par}",
         r"\end{table}",
         "",
     ])  # fmt: skip
