@@ -129,8 +129,8 @@ def test_classes_are_sorted_by_difference():
     found = _section("by_class", SCORES, by_class=by_class)
     assert [name for name, _ in found["rows"]] == [f"class {k}" for k in range(29, 9, -1)]
     assert found["rows"][0][1] == [("50.00", ""), ("47.10", "−2.90")]
-    assert found["listed_classes"] == "20 of 30 classes"
-    assert _section("by_class", SCORES, by_class={name: rows[:3] for name, rows in by_class.items()})["listed_classes"] == (
+    assert found["classes"] == "20 of 30 classes"
+    assert _section("by_class", SCORES, by_class={name: rows[:3] for name, rows in by_class.items()})["classes"] == (
         "All classes"
     )
 

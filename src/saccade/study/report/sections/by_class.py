@@ -26,7 +26,7 @@ class ByClassSection(Section):
     order = 24
     template = """
 <p class="how">{{ name }} of each class, mean over seeds; below it the difference to {{ baseline }}, + is better.
-{{ listed_classes }}, sorted by the largest difference between arms. Among many classes some differ by chance:
+{{ classes }}, sorted by the largest difference between arms. Among many classes some differ by chance:
 no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
@@ -67,7 +67,7 @@ no verdict follows.</p>
         return {
             "name": capitalise(metric.name) + unit_phrase(metric.unit),
             "baseline": context.results.baseline,
-            "listed_classes": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
+            "classes": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
             "styles": context.styles.values(),
             "rows": rows,
         }
