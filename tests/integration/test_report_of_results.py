@@ -82,7 +82,7 @@ class TestShown:
     def test_the_report_goes_where_it_is_told(self, tmp_path):
         plan = Study(Recipe(), arms(["se"]), (0, 1), tmp_path / "s")
         plan.write()
-        with pytest.raises(UserError, match="no run of this study is finished"):
+        with pytest.raises(UserError, match="every run is missing or failed"):
             collect(plan.folder).report()
         base = Recipe().with_overrides({"data.source": str(tmp_path / "gone")})  # without images there are no pictures
         plan = Study(base, arms(["se"]), (0, 1), tmp_path / "s")

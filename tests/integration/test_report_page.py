@@ -259,7 +259,7 @@ def test_runs_without_a_score_are_listed(tmp_path, photos):
     page = _page(tmp_path / "study")
     text = Reader(page).text
     assert "3 of 12 runs have no score" in text
-    assert "das seed 2 is not run yet" in text
+    assert "das seed 2 has not run yet" in text
     assert "se seed 1 failed (the process was ended by <signal 9>)" in text
     assert "<signal" not in page
     assert "se seed 2 diverged" in text
@@ -378,7 +378,7 @@ def test_controls_are_explained(tmp_path, photos):
     assert dict(told) == results["study"]["controls"]
     assert {row["name"] for row in results["analysis"]["differences"] if row["is_control"]} == set(top1) - set(TOP1)
     assert "starts at zero" not in page
-    assert "A shuffled mechanism sees the image of the next row, in the last row that of the first." in page
+    assert "A shuffled mechanism reads the image of the next row, in the last row that of the first." in page
 
 
 def test_command(whole, tmp_path):

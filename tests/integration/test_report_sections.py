@@ -111,7 +111,7 @@ def test_runs_without_a_score_are_listed_once():
     ]
     found = _section("verdicts", SCORES | {"se": [70.0, None, 71.0]}, notes=notes)["notes"]
     assert [words for _, words in found] == [
-        "1 of 6 runs have no score: se seed 1 is not run yet.", "Beware: 2 of 9 runs of images.",
+        "1 of 6 runs have no score: se seed 1 has not run yet.", "Beware: 2 of 9 runs of images.",
     ]  # fmt: skip
 
 
@@ -129,8 +129,8 @@ def test_classes_are_sorted_by_difference():
     found = _section("by_class", SCORES, by_class=by_class)
     assert [name for name, _ in found["rows"]] == [f"class {k}" for k in range(29, 9, -1)]
     assert found["rows"][0][1] == [("50.00", ""), ("47.10", "−2.90")]
-    assert found["which"] == "20 of 30 classes"
-    assert _section("by_class", SCORES, by_class={name: rows[:3] for name, rows in by_class.items()})["which"] == (
+    assert found["classes"] == "20 of 30 classes"
+    assert _section("by_class", SCORES, by_class={name: rows[:3] for name, rows in by_class.items()})["classes"] == (
         "All classes"
     )
 

@@ -94,7 +94,7 @@ def test_kernels_that_no_file_holds_are_not_made_up(tmp_path):
     save(network, tmp_path / "net", input=SIZE)
     again = load(tmp_path / "net", trust=True)
     torch.testing.assert_close(again(_x()), network(_x()), rtol=0, atol=0)
-    with pytest.raises(UserError, match=r"the kernel of layer1\.0\.conv2.* is in no file"):
+    with pytest.raises(UserError, match=r"the kernel of layer1\.0\.conv2.* was not saved"):
         unplug(again)
     torch.testing.assert_close(again(_x()), network(_x()), rtol=0, atol=0)
     host = _small()

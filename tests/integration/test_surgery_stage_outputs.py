@@ -148,7 +148,7 @@ def test_copies_and_pickles_have_outputs_of_their_own(host):
         (outputs,) = _outputs(other)
         assert outputs is not _outputs(host)[0]
         assert {row.module.outputs for row in plugs(other)} == {outputs}
-        assert {place.outputs for row in plugs(other) for place in row.module.previous} == {outputs}
+        assert {place.outputs for row in plugs(other) for place in row.module.stage_readers} == {outputs}
         torch.testing.assert_close(other(x), wanted, rtol=0, atol=0)
     host.layer2[0].register_forward_hook(lambda m, a, out: copies.append(copy.deepcopy(_outputs(host)[0])))
     copies = []

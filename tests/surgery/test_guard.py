@@ -267,7 +267,7 @@ def test_one_plug_is_given_up_and_the_others_stay():
     unplug(host, only=["1"])
     host(X)
     assert [row.parent for row in plugs(host)] == ["0", "2"]
-    with pytest.raises(UserError, match=r"'3' names no plug.*There are: 0, 2"):
+    with pytest.raises(UserError, match=r"'3' matches no plug or replacement.*Paths: 0, 2"):
         unplug(host, only="3")
     unplug(host, only="0")
     assert [row.parent for row in plugs(host)] == ["2"]

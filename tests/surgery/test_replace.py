@@ -228,7 +228,7 @@ def _twice(host):
             lambda h: plug(h, "sasa"),
             r"saccade\.replace\(host, 'sasa'\) inserts it, and reports how many weights",
         ),
-        (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug; convolutions are at"),
+        (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a position for plugs; convolutions are at"),
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),
         (lambda h: replace(h, "dcn2", stride=2), "stride=2: the convolution that is replaced decides"),
         (lambda h: replace(h, "dcn2", sclae=2.0), "no option 'sclae'. Did you mean 'scale'"),
@@ -239,7 +239,7 @@ def _twice(host):
         ),
         (lambda h: replace(h, "dcn2", kernel_size=5, input=SIZE), r"kernel of shape \(48, 48, 3, 3\)"),
         (lambda h: replace(h, "dcn2", where="layer1.0.bn1", input=SIZE), r"layer1\.0\.bn1 is a BatchNorm2d"),
-        (lambda h: replace(h, "dcn2", where="stage", input=SIZE), "'stage' is a place for a plug"),
+        (lambda h: replace(h, "dcn2", where="stage", input=SIZE), "'stage' is a position for plugs"),
         (lambda h: replace(h, "dcn2", where="*.bn?", input=SIZE), "selects no convolution of ResNet. Its convolutions"),
         (lambda h: replace(h, "dcn2", where="conv3x3 in stage[9]", input=SIZE), "leaves none of 4 sites"),
         (lambda h: replace(h, "dcn2", where=[], input=SIZE), "empty list"),
@@ -265,15 +265,15 @@ def _seq(conv, channels=6):
 @pytest.mark.parametrize(
     ("conv", "message"),
     [
-        (nn.Conv2d(6, 6, (1, 7), padding=(0, 3)), r"1 has kernel_size=\(1, 7\): one number must serve"),
+        (nn.Conv2d(6, 6, (1, 7), padding=(0, 3)), r"1 has kernel_size=\(1, 7\): mechanisms take one value for both"),
         (nn.Conv2d(6, 6, 3, padding=(1, 0)), r"padding=\(1, 0\)"),
         (nn.Conv2d(6, 6, 3, stride=(1, 2)), r"stride=\(1, 2\)"),
         (nn.Conv2d(6, 6, 4, padding="same"), "pads 1 on one side and 2 on the other"),
         (nn.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect'"),
         (nn.ConvTranspose2d(6, 6, 3), "ConvTranspose2d"),
-        (nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3)), "ParametrizedConv2d, whose forward is its own"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 6, 3)), "ParametrizedConv2d, which overrides forward"),
         (nn.utils.spectral_norm(nn.Conv2d(6, 6, 3)), "computes its weight"),
-        (timm.layers.StdConv2d(6, 6, 3), "StdConv2d, whose forward is its own"),  # type: ignore[attr-defined]
+        (timm.layers.StdConv2d(6, 6, 3), "StdConv2d, which overrides forward"),  # type: ignore[attr-defined]
         (timm.layers.Conv2dSame(6, 6, 3, stride=2), "Conv2dSame"),  # type: ignore[attr-defined]
     ],
 )

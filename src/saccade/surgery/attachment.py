@@ -34,13 +34,13 @@ def keep_plugs(host: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> 
 
 
 def open_call(host: nn.Module, args: tuple[Any, ...]) -> None:
-    """Forward pre-hook of the host: open a call of each of its StageOutputs."""
+    """Forward pre-hook of the host: tell each of its StageOutputs that a forward pass begins."""
     for outputs in host.__dict__[_STAGE_OUTPUTS]:
         outputs.open()
 
 
 def close_call(host: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    """Forward hook of the host, also after an exception: close the call of each of its StageOutputs."""
+    """Forward hook of the host, also after an exception: tell each StageOutputs that the forward pass has ended."""
     for outputs in host.__dict__[_STAGE_OUTPUTS]:
         outputs.close()
 
@@ -69,8 +69,8 @@ def attach(host: nn.Module, plug: Plug) -> None:
 
 
 def share_stage_outputs(host: nn.Module, plugs: list[Plug]) -> None:
-    """Let the plugs of ``host`` read each other's vectors within one forward pass."""
-    if not any(plug.previous for plug in plugs):
+    """Let the plugs of ``host`` read channel vectors of the previous stage within one forward pass."""
+    if not any(plug.stage_readers for plug in plugs):
         return
     outputs = StageOutputs()
     for plug in plugs:
@@ -81,14 +81,14 @@ def share_stage_outputs(host: nn.Module, plugs: list[Plug]) -> None:
     host.__dict__[_STAGE_OUTPUTS] = (*host.__dict__.get(_STAGE_OUTPUTS, ()), outputs)
 
 
-def detach(host: nn.Module, removed: list[Plug]) -> None:
-    """Detach the plugs ``removed`` from ``host``, with the hooks and attributes that no other plug needs."""
-    removed_ids = {id(plug) for plug in removed}
-    before = list(plugs_in(host))
-    for _, parent, plug in before:
+def detach(host: nn.Module, removed_plugs: list[Plug]) -> None:
+    """Detach ``removed_plugs`` from ``host``, with the hooks and attributes that no other plug needs."""
+    removed_ids = {id(plug) for plug in removed_plugs}
+    plugs_before = list(plugs_in(host))
+    for _, parent, plug in plugs_before:
         if id(plug) in removed_ids:
             detach_plug(parent)
-    removed_paths = {path for path, _, plug in before if id(plug) in removed_ids}
+    removed_paths = {path for path, _, plug in plugs_before if id(plug) in removed_ids}
     used_outputs = {id(plug.outputs) for _, _, plug in plugs_in(host)}
     for _, module in host.named_modules():
         if _STAGE_OUTPUTS in vars(module):
@@ -107,7 +107,7 @@ def detach(host: nn.Module, removed: list[Plug]) -> None:
 
 @contextmanager
 def one_call(model: nn.Module) -> Iterator[None]:
-    """Treat the block as one forward pass of the host, for running parts of a network separately.
+    """Treat the block as one forward pass of ``model``, for running parts of it separately.
 
     Mechanisms that read the previous stage (``emca``) need this in a feature extractor of ``torch.fx``, for example.
 

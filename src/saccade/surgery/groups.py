@@ -27,12 +27,12 @@ def parameter_groups(
     """Return groups for a ``torch.optim`` optimiser: host and attention, each with and without weight decay.
 
     Biases and one-dimensional parameters are not decayed: decay would pull the plugs' factors ``a`` to zero, which
-    switches attention off. A kernel kept by a replacement belongs to the host. Groups also have a ``name``.
+    switches attention off. A kernel that a replacement keeps is in the host's group. Groups also have a ``name``.
 
     Args:
         model: any network.
         lr: learning rate of the host.
-        attention_lr: learning rate of the plugs; None takes ``lr``.
+        attention_lr: learning rate of plugs and replacements; None uses ``lr``.
         weight_decay: weight decay of the groups that are decayed.
 
     Raises:

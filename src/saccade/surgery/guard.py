@@ -1,6 +1,6 @@
-"""Raise an error when a host is called whose plug or replacement no longer runs, as after fusion.
+"""Raise an error in the forward pass if a plug or replacement no longer runs, for example after fusion.
 
-The host and each module above a plug record the paths of the plugs below them, and a forward pre-hook checks these.
+The host and each module above a plug or replacement record its path; a forward pre-hook checks that it still runs.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ REPLACEMENT_INFO = "_saccade_note"
 """Attribute of a replaced convolution with its ``ReplacementInfo``."""
 
 
-def record_path(host: nn.Module, path: str, kind: str) -> None:
-    """Record ``path`` in the attribute ``kind`` of ``host`` and each module above ``path``; add the guarding hook."""
+def record_path(host: nn.Module, path: str, attribute: str) -> None:
+    """Record ``path`` in ``attribute`` of ``host`` and each module above ``path``; add the guarding hook."""
     names = path.split(".")
     module = host
     for depth in range(len(names)):
         if PLUG_PATHS not in vars(module) and REPLACEMENT_PATHS not in vars(module):
             module.register_forward_pre_hook(guarding_hook, prepend=True)
-        # Not by setattr: a host may forbid attributes, or pass them on to a network that it wraps.
-        vars(module)[kind] = (*vars(module).get(kind, ()), ".".join(names[depth:]))
+        # vars() because a host may forbid setattr, or forward it to a wrapped network.
+        vars(module)[attribute] = (*vars(module).get(attribute, ()), ".".join(names[depth:]))
         if depth < len(names) - 1:
             module = module.get_submodule(names[depth])
 
 
-def retain_paths(root: nn.Module, kind: str, remaining: set[str]) -> None:
-    """Delete the recorded paths of ``kind`` in ``root`` that are not among ``remaining``."""
+def retain_paths(root: nn.Module, attribute: str, remaining: set[str]) -> None:
+    """Delete the paths in ``attribute`` of the modules of ``root`` that are not in ``remaining``."""
     for prefix, module in root.named_modules():
-        if kind not in vars(module):
+        if attribute not in vars(module):
             continue
-        retained = tuple(path for path in vars(module)[kind] if f"{prefix}.{path}".strip(".") in remaining)
-        vars(module)[kind] = retained
+        retained = tuple(path for path in vars(module)[attribute] if f"{prefix}.{path}".strip(".") in remaining)
+        vars(module)[attribute] = retained
         if not retained:
-            del vars(module)[kind]
+            del vars(module)[attribute]
             if PLUG_PATHS not in vars(module) and REPLACEMENT_PATHS not in vars(module):
                 remove_hooks(module._forward_pre_hooks, guarding_hook)
 
 
-def recorded_paths(root: nn.Module, kind: str) -> list[str]:
-    """Return the recorded paths of ``kind``, relative to ``root``."""
-    paths = [f"{prefix}.{path}".strip(".") for prefix, m in root.named_modules() for path in vars(m).get(kind, ())]
+def recorded_paths(root: nn.Module, attribute: str) -> list[str]:
+    """Return the paths in ``attribute`` of the modules of ``root``, relative to ``root``."""
+    paths = [f"{prefix}.{path}".strip(".") for prefix, m in root.named_modules() for path in vars(m).get(attribute, ())]
     return list(dict.fromkeys(paths))
 
 
@@ -72,7 +72,7 @@ def record_parent_state(plug: Plug, container: nn.Module | None, parent: nn.Modu
 
 
 def find_lost(root: nn.Module) -> dict[str, str]:
-    """Return the reason, by path, of each plug or replacement in ``root`` that no longer runs."""
+    """Return {path: reason} for each plug or replacement in ``root`` that no longer runs."""
     reasons: dict[str, str] = {}
     for prefix, module in root.named_modules():
         for path, reason in _lost_below(module):
@@ -110,29 +110,30 @@ _raise_if_lost_below._dynamo_marked_constant = True  # type: ignore[attr-defined
 
 
 PLUG_LOST = (
-    "the plug is lost: its module was fused, replaced, converted or given another class, or a part of the network was "
-    "unplugged by itself"
+    "the plug is lost: its module was fused, replaced, converted or given another class, or only a part of the "
+    "network was unplugged"
 )
 _NORM_FOLDED = (
-    "the plug is in the wrong place: the norm behind the convolution is gone, or the convolution has gained a bias, as "
-    "after folding the norm into it; the plug now runs behind the norm"
+    "the plug is in the wrong place: the norm after the convolution is gone, or the convolution has gained a bias, as "
+    "after folding the norm into it; the plug now runs after the norm"
 )
 _REPLACEMENT_LOST = (
-    "the replacement is lost: the convolution was fused, exchanged or re-parametrised, or a part of the network was "
-    "unplugged by itself"
+    "the replacement is lost: the convolution was fused, exchanged or re-parametrised, or only a part of the "
+    "network was unplugged"
 )
 
 
 def _lost_below(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield the path and the reason of each plug or replacement below ``module`` that no longer runs."""
     for path in vars(module).get(PLUG_PATHS, ()):
-        *ancestors, last = chain = _modules_along(module, path)
+        *ancestors, module_at_path = chain = _modules_along(module, path)
         path_exists = len(chain) == 1 + _depth(path)
-        parent = last if path_exists and plug_of(last) is not None else _find_moved_parent(module, path)
+        is_parent = path_exists and plug_of(module_at_path) is not None
+        parent = module_at_path if is_parent else _find_moved_parent(module, path)
         plug = None if parent is None else plug_of(parent)
         if parent is None or plug is None or not ensure_runs_plug(parent):
             yield path, PLUG_LOST
-        elif _is_norm_folded(plug, ancestors[-1] if path_exists and ancestors else None, parent, last):
+        elif _is_norm_folded(plug, ancestors[-1] if path_exists and ancestors else None, parent, module_at_path):
             yield path, _NORM_FOLDED
     for path in vars(module).get(REPLACEMENT_PATHS, ()):
         chain = _modules_along(module, path)
@@ -177,8 +178,8 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase) or "norm" in type(module).__name__.lower()
 
 
-def _is_norm_folded(plug: Plug, container: nn.Module | None, parent: nn.Module, last: nn.Module) -> bool:
-    """Return True if ``parent`` has a new bias, or its norm is neither in ``container`` nor in the wrapper ``last``."""
+def _is_norm_folded(plug: Plug, container: nn.Module | None, parent: nn.Module, module_at_path: nn.Module) -> bool:
+    """Return True if ``parent`` has a new bias, or its norm is neither in ``container`` nor in ``module_at_path``."""
     state = vars(plug).get("parent_state")  # missing in pickles of earlier versions
     if state is None:
         return False
@@ -188,4 +189,4 @@ def _is_norm_folded(plug: Plug, container: nn.Module | None, parent: nn.Module, 
         return False
     norm = container._modules.get(state.norm)
     norm_remains = norm is not None and _is_norm(norm)
-    return not norm_remains and all(_norm_after(module, parent) is None for module in last.modules())
+    return not norm_remains and all(_norm_after(module, parent) is None for module in module_at_path.modules())

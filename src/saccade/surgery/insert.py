@@ -1,4 +1,4 @@
-"""Insert a mechanism the way its kind needs: plugged behind a module, or in place of a convolution."""
+"""Plug a mechanism, or replace convolutions by it, depending on its kind."""
 
 from __future__ import annotations
 

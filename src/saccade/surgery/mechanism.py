@@ -40,7 +40,7 @@ class Mechanism:
 
     @classmethod
     def resolve(cls, mechanism: str | MechanismBuilder) -> Mechanism:
-        """Return the mechanism of a catalogue name, of ``package.module:Class``, or of a callable channels -> module.
+        """Return the mechanism for a catalogue name, ``package.module:Class``, or a callable channels -> module.
 
         Raises:
             UserError: there is no such mechanism.
@@ -65,12 +65,12 @@ class Mechanism:
 
     @property
     def needs_size(self) -> bool:
-        """Return True if the option ``size`` is the height and width of the map."""
+        """Return True if the mechanism needs the height and width of the map, as its option ``size``."""
         return "size" in self.spec.needs
 
     @property
     def reads_previous_stage(self) -> bool:
-        """Return True if the mechanism reads the vectors of the previous stage."""
+        """Return True if the mechanism reads channel vectors of the previous stage."""
         return "previous stage" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ class Mechanism:
         """Build a new module for the site.
 
         Raises:
-            UserError: the module cannot be built with these options at this channel count.
+            UserError: the module cannot be built with these options at this channel n_previous.
         """
         try:
             module = self.builder(site.channels, **options)
@@ -124,7 +124,7 @@ def starts_neutral(start: str) -> bool:
 
 
 def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution] | None:
-    """Return the class of a mechanism that keeps the kernel of a convolution, or None."""
+    """Return ``mechanism`` as a class if it keeps the kernel of a convolution, else None."""
     cls = catalog.load(mechanism) if isinstance(mechanism, str) else mechanism
     return cls if isinstance(cls, type) and issubclass(cls, Convolution) else None
 
@@ -132,7 +132,7 @@ def kernel_keeping_class(mechanism: str | MechanismBuilder) -> type[Convolution]
 def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[Site]) -> list[dict[str, Any]]:
     """Return the options of each site: a list gives one value per stage, unless the option's own default is a list.
 
-    If the mechanism needs ``size`` and it is not given, it is the size of the site's map.
+    If the mechanism needs ``size``, the default is the size of the site's map.
 
     Raises:
         UserError: the length of a list is not the number of stages.
@@ -148,20 +148,22 @@ def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[
                 f"{key}={options[key]} has {len(options[key])} values, one per stage; "
                 f"the {len(sites)} sites lie in {len(stages)} stages"
             )
-    per_site = [
+    options_list = [
         {key: value[stages.index(site.stage)] if key in lists else value for key, value in options.items()}
         for site in sites
     ]
     if not mechanism.needs_size:
-        return per_site
+        return options_list
     return [
         site_options if site_options.get("size") is not None else site_options | {"size": site.size}
-        for site_options, site in zip(per_site, sites, strict=True)
+        for site_options, site in zip(options_list, sites, strict=True)
     ]
 
 
-def previous_parents(mechanism: Mechanism, sites: list[Site], per_site: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Return the parents that each site reads: in the previous stage, all or the last ``previous``.
+def previous_parents(
+    mechanism: Mechanism, sites: list[Site], options_list: list[dict[str, Any]]
+) -> list[tuple[str, ...]]:
+    """Return, for each site, the parents in the previous stage that it reads: the last ``previous``, or all.
 
     Raises:
         UserError: the previous stage has fewer than ``previous`` sites.
@@ -169,11 +171,13 @@ def previous_parents(mechanism: Mechanism, sites: list[Site], per_site: list[dic
     if not mechanism.reads_previous_stage:
         return [()] * len(sites)
     parents = []
-    for site, options in zip(sites, per_site, strict=True):
+    for site, options in zip(sites, options_list, strict=True):
         stage = max((other.stage for other in sites if other.stage < site.stage), default=None)
         candidates = tuple(other.parent for other in sites if other.stage == stage)
-        count = options.get("previous")
-        if count is not None and count > len(candidates):
-            raise UserError(f"at {site.path}: previous={count}, but the previous stage has {len(candidates)} sites")
-        parents.append(candidates if count is None else candidates[len(candidates) - count :])
+        n_previous = options.get("previous")
+        if n_previous is not None and n_previous > len(candidates):
+            raise UserError(
+                f"at {site.path}: previous={n_previous}, but the previous stage has {len(candidates)} sites"
+            )
+        parents.append(candidates if n_previous is None else candidates[len(candidates) - n_previous :])
     return parents

@@ -44,7 +44,7 @@ def plug(
     """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
     The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
-    left unchanged. A mechanism with a ReLU that is off for most images of ``input`` could not learn and is drawn again.
+    left unchanged. A mechanism with a ReLU that is inactive for most images of ``input`` is re-initialised.
     A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`.
 
     Args:
@@ -58,7 +58,7 @@ def plug(
         input: as for :func:`sites`.
         options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
             ``size`` (H, W) defaults to the size of each site's map, ``previous`` to the number of sites in the previous
-            stage; a smaller number takes the last of them.
+            stage; a smaller number selects the last of those sites.
 
     Returns:
         ``host``.
@@ -87,7 +87,7 @@ def insert_plugs(
     neutral: bool,
     substitute: Callable[[Site, dict[str, Any], nn.Module], BuiltModule] | None = None,
 ) -> nn.Module:
-    """Plug a mechanism into ``host``, or instead the result of ``substitute`` (site, options, mechanism's module).
+    """Plug a mechanism into ``host``, or the module that ``substitute(site, options, module)`` returns for it.
 
     With ``neutral``, plugs get a factor ``a``, unless the mechanism itself starts as the identity.
 
@@ -96,18 +96,18 @@ def insert_plugs(
     """
     if mechanism.spec.kind == "conv":
         raise UserError(
-            f"{mechanism.name} replaces a convolution and cannot be plugged behind a module: "
+            f"{mechanism.name} replaces a convolution and cannot be plugged after a module: "
             f"saccade.replace(host, {mechanism.name!r}) inserts it, and reports how many weights that discards"
         )
     mechanism.check(options)
     check_not_distributed(host)
     if input is None and mechanism.needs_size:
-        input = example_input(host)  # the full size: an inspection by itself shortens the last side
+        input = example_input(host)  # full size: without an input, the inspection uses a smaller width
     inspection = inspect_unplugged(host, input)
     selection = select(inspection, where, mechanism.spec)
-    per_site = options_per_site(mechanism, options, selection.sites)
-    parents_per_site = previous_parents(mechanism, selection.sites, per_site)
-    new: list[Plug] = []
+    options_list = options_per_site(mechanism, options, selection.sites)
+    parents_per_site = previous_parents(mechanism, selection.sites, options_list)
+    new_plugs: list[Plug] = []
 
     def build(site: Site, site_options: dict[str, Any]) -> BuiltModule:
         with torch.device("cpu"):  # the same weights on every device
@@ -117,12 +117,14 @@ def insert_plugs(
             return mechanism.name, site_options, module
 
     def check() -> None:
-        verify_forward(host, new, inspection.arguments, exact=neutral)
-        redraw_dead_relus(host, new, inspection.arguments, lambda n: build(selection.sites[n], per_site[n])[2])
-        warn_of_eval_only(host, new, inspection.arguments)
+        verify_forward(host, new_plugs, inspection.arguments, exact=neutral)
+        redraw_dead_relus(
+            host, new_plugs, inspection.arguments, lambda n: build(selection.sites[n], options_list[n])[2]
+        )
+        warn_of_eval_only(host, new_plugs, inspection.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        for site, site_options, parents in zip(selection.sites, per_site, parents_per_site, strict=True):
+        for site, site_options, parents in zip(selection.sites, options_list, parents_per_site, strict=True):
             if mechanism.reads_previous_stage and site_options.get("previous") is None:
                 site_options["previous"] = len(parents)
             name, module_options, module = build(site, site_options)
@@ -138,22 +140,22 @@ def insert_plugs(
                     reads=parents,
                 )
             value = inspection.structure.value(site.path)
-            new.append(new_plug.to(value.device, inspection.structure.weight_dtype(site.path, site.parent)))
-        return attach_all(host, new, check)
+            new_plugs.append(new_plug.to(value.device, inspection.structure.weight_dtype(site.path, site.parent)))
+        return attach_all(host, new_plugs, check)
 
 
-def attach_all(host: nn.Module, new: list[Plug], check: Callable[[], None]) -> nn.Module:
+def attach_all(host: nn.Module, new_plugs: list[Plug], check: Callable[[], None]) -> nn.Module:
     """Attach plugs and call ``check``; after an exception, restore the host.
 
     Raises:
         UserError: a parent does not exist or has a plug.
     """
     try:
-        for new_plug in new:
+        for new_plug in new_plugs:
             attach(host, new_plug)
-        share_stage_outputs(host, new)
+        share_stage_outputs(host, new_plugs)
         check()
     except BaseException:
-        detach(host, new)
+        detach(host, new_plugs)
         raise
     return host

@@ -21,7 +21,7 @@ __all__ = ["ParentState", "Plug", "Seen", "plug_of", "plugs_in"]
 
 @dataclass
 class ParentState:
-    """State of a parent convolution before a norm may be folded into it."""
+    """State of a parent convolution before its norm may be folded into it."""
 
     bias: bool = True
     """Whether the convolution had a bias."""
@@ -44,7 +44,7 @@ class Plug(nn.Module):
         options: options of the mechanism.
         position: position that selected the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
-        reads: parents of the previous stage whose vectors the mechanism reads.
+        reads: parents of the previous stage whose channel vectors the mechanism reads.
     """
 
     a: nn.Parameter | None
@@ -64,7 +64,7 @@ class Plug(nn.Module):
         self.site, self.name, self.options, self.position = site, name, options, position
         self.mechanism = mechanism
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
-        self.reads = reads if self.previous else ()
+        self.reads = reads if self.stage_readers else ()
         self.outputs: StageOutputs | None = None
         self.parent_state = ParentState()
         # torch.fx, feature extractors and quantisation treat modules of torch.nn as leaves.
@@ -75,14 +75,14 @@ class Plug(nn.Module):
         super().__setstate__({new_names.get(key, key): value for key, value in state.items()})
 
     @property
-    def previous(self) -> list[PreviousStage]:
+    def stage_readers(self) -> list[PreviousStage]:
         """Return the modules of the mechanism that read the previous stage."""
         return [module for module in self.mechanism.modules() if isinstance(module, PreviousStage)]
 
     def connect(self, outputs: StageOutputs) -> None:
         """Let the mechanism write to and read from ``outputs``."""
         self.outputs = outputs
-        for reader in self.previous:
+        for reader in self.stage_readers:
             reader.connect(outputs, self.site.parent, self.reads)
 
     def forward(self, f: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class PlugInfo:
     """Height and width of the feature map for the input of the inspection."""
     stage: int
     position: str
-    """Position that selected the site, which may be a fallback of the one asked for."""
+    """Position that selected the site, which may be a fallback for the requested one."""
     parameters: int
     """Number of parameters of the mechanism, and of ``a``."""
     mechanism: str
@@ -83,7 +83,7 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
 def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Module:
     """Remove plugs and replacements from ``host``, in place; modules, hooks and state-dict keys are restored.
 
-    A kernel kept by a replacement retains its trained values.
+    A kernel that a replacement keeps retains its trained values.
 
     Args:
         host: the network, which is returned.
@@ -94,9 +94,9 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
             convolution is unknown or re-parametrised. Nothing is removed then.
     """
     check_network(host)
-    present = {path: plug for path, _, plug in plugs_in(host)}
-    recorded = {kind: set(recorded_paths(host, kind)) for kind in (PLUG_PATHS, REPLACEMENT_PATHS)}
-    selected = {*present, *recorded[PLUG_PATHS], *recorded[REPLACEMENT_PATHS]}
+    plugs_by_path = {path: plug for path, _, plug in plugs_in(host)}
+    recorded = {attribute: set(recorded_paths(host, attribute)) for attribute in (PLUG_PATHS, REPLACEMENT_PATHS)}
+    selected = {*plugs_by_path, *recorded[PLUG_PATHS], *recorded[REPLACEMENT_PATHS]}
     if only is not None:
         patterns = [only] if isinstance(only, str) else list(only)
         matches = {
@@ -106,11 +106,11 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
         for pattern in patterns:
             if not matches[pattern]:
                 raise UserError(
-                    f"{pattern!r} names no plug.{did_you_mean(pattern, selected)} There are: "
+                    f"{pattern!r} matches no plug or replacement.{did_you_mean(pattern, selected)} Paths: "
                     f"{', '.join(sorted(selected))}"
                 )
         selected = set[str]().union(*matches.values())
-    traced = [path for path in present if path in selected and _is_in_graph(host, path)]
+    traced = [path for path in plugs_by_path if path in selected and _is_in_graph(host, path)]
     if traced:
         raise UserError(
             f"the plugs of {', '.join(traced[:4])} are called by a graph of torch.fx; unplug the network before it is "
@@ -118,7 +118,7 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
         )
     restore(host, None if only is None else selected)
     retain_paths(host, PLUG_PATHS, set(recorded_paths(host, PLUG_PATHS)) - selected)
-    detach(host, [plug for path, plug in present.items() if path in selected])
+    detach(host, [plug for path, plug in plugs_by_path.items() if path in selected])
     return host
 
 

@@ -1,4 +1,4 @@
-"""Warn of networks that their trainer rebuilds, without the plugs."""
+"""Warn about networks whose trainer rebuilds them and so loses the plugs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def warn_of_rebuilding(host: nn.Module) -> None:
         return
     if len(layers) and all(hasattr(layer, "f") and hasattr(layer, "i") for layer in layers):
         _LOG.warning(
-            "YOLO.train() rebuilds %s from its yaml, and so trains it without the plugs. Train by a trainer of "
-            "saccade.plugged_trainer(Trainer, mechanism, ...); prediction, export and a training loop of your own "
-            "keep the plugs",
+            "YOLO.train() rebuilds %s from its yaml, and so trains it without the plugs. Train with the class "
+            "that saccade.plugged_trainer(Trainer, mechanism, ...) returns; prediction, export and your own training "
+            "loop keep the plugs",
             type(host).__name__,
         )

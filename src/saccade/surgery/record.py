@@ -39,36 +39,37 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """Record the gates and contexts of the latest forward pass of ``model``, by site, detached.
 
-    A site that runs several times in one forward pass has a list. Mechanisms without a module ``tap`` are absent. A
-    replacement is recorded under the path of its convolution, or, if that path is a site too, of the mechanism inside.
-    Only the current thread is recorded, and a compiled network runs uncompiled.
+    A site that runs several times in one forward pass has a list. Mechanisms without a module ``tap``, whose output is
+    the gate or context, are absent. A replacement is recorded under the path of its convolution, or under
+    ``<path>.saccade_conv`` if that path is also the site of a plug. Only the current thread is recorded, and a compiled
+    network runs uncompiled.
 
     Raises:
         UserError: ``model`` has lost a plug, or is a DataParallel on several devices.
 
-    >>> with saccade.record(model) as maps:                                                     # doctest: +SKIP
+    >>> with saccade.record(model) as gates:                                                    # doctest: +SKIP
     ...     model(images)
-    >>> maps["layer1.0.bn2"].shape                                                              # doctest: +SKIP
+    >>> gates["layer1.0.bn2"].shape                                                             # doctest: +SKIP
     torch.Size([8, 64, 1, 1])
     """
     if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
         raise UserError("DataParallel runs the network on several threads; record the network inside: model.module")
-    maps: dict[str, Tensor | list[Tensor]] = {}
+    tap_outputs: dict[str, Tensor | list[Tensor]] = {}
 
-    def clear_maps(module: nn.Module, args: tuple[Any, ...]) -> None:
-        maps.clear()
+    def clear_outputs(module: nn.Module, args: tuple[Any, ...]) -> None:
+        tap_outputs.clear()
 
     def register_hook(site: str, tap: nn.Module) -> None:
         def store_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
             if torch._C._current_graph_task_id() != -1:
                 return  # gradient checkpointing repeats the forward pass during the backward pass
-            previous = maps.get(site)
+            previous = tap_outputs.get(site)
             if previous is None:
-                maps[site] = output.detach()
+                tap_outputs[site] = output.detach()
             elif isinstance(previous, list):
                 previous.append(output.detach())
             else:
-                maps[site] = [previous, output.detach()]
+                tap_outputs[site] = [previous, output.detach()]
 
         handles.append(tap.register_forward_hook(only_in_this_thread(store_output)))
 
@@ -77,10 +78,10 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
         path = row.convolution
         mechanisms[f"{path}.{CHILD}" if path in mechanisms else path] = row.module
     with temporary_hooks() as handles:
-        handles.append(model.register_forward_pre_hook(only_in_this_thread(clear_maps)))
+        handles.append(model.register_forward_pre_hook(only_in_this_thread(clear_outputs)))
         for site, mechanism in mechanisms.items():
             tap = getattr(mechanism, "tap", None)
             if isinstance(tap, nn.Module):
                 register_hook(site, tap)
         with torch.compiler.set_stance("force_eager"):
-            yield maps
+            yield tap_outputs

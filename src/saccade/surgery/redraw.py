@@ -1,6 +1,6 @@
-"""Redraw new mechanisms with dead ReLUs, which pass no gradient because they are off for every image.
+"""Redraw new mechanisms whose ReLUs are inactive for most images and may never learn.
 
-The only bottleneck unit of ``se`` on 16 channels is dead at initialisation half of the time.
+The only bottleneck unit of ``se`` on 16 channels is inactive for every image in half of the draws.
 """
 
 from __future__ import annotations
@@ -26,14 +26,11 @@ __all__ = ["redraw_dead_relus"]
 _MIN_ACTIVE_FRACTION = 0.75
 """Fraction of the images for which a ReLU must have an active unit.
 
-In 46 runs of ``se`` on the digits, units that began active for more than 0.75 of the images ended dead in 1 of 30 runs;
-for 0.25 to 0.75, in 3 of 5; for less, in 5 of 11.
+In 46 runs of ``se`` on the digits data, units were dead after training in 1 of 30 runs that began with a fraction above
+0.75, in 3 of 5 between 0.25 and 0.75, and in 5 of 11 below.
 """
 _MAX_REDRAWS = 20
-"""Number of redraws after which the first draw that is active for any image is accepted.
-
-A single unit after a norm is active for half of the images only.
-"""
+"""Number of redraws after which the first draw that is active for any image is accepted."""
 _SMALL_BATCH = 8
 """Number of images below which a batch does not represent the data."""
 
@@ -41,59 +38,61 @@ _LOG = logging.getLogger("saccade")
 
 
 def redraw_dead_relus(
-    host: nn.Module, new: list[Plug], arguments: Arguments, build: Callable[[int], nn.Module]
+    host: nn.Module, new_plugs: list[Plug], arguments: Arguments, build: Callable[[int], nn.Module]
 ) -> None:
-    """Redraw the mechanisms in ``new`` until each of their ReLUs has an active unit for most images.
+    """Redraw the mechanisms in ``new_plugs`` until each of their ReLUs has an active unit for most images.
 
     Mechanisms are tested in a training-mode copy of ``host``, or in ``host`` in eval mode if the copy fails or does not
-    reach them. Statistics and random state are left unchanged. ``build(n)`` returns a new mechanism for ``new[n]``.
+    run them. Statistics and random state are left unchanged. ``build(n)`` returns a new mechanism for ``new_plugs[n]``.
     """
-    seeds = torch.randint(2**62, (len(new),), device="cpu").tolist()
+    seeds = torch.randint(2**62, (len(new_plugs),), device="cpu").tolist()
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-    modes = [plug.training for plug in new]
-    pending = set(range(len(new)))
+    modes = [plug.training for plug in new_plugs]
+    pending = set(range(len(new_plugs)))
     redrawn: set[int] = set()
 
-    def add_hook(n: int, running: Plug) -> torch.utils.hooks.RemovableHandle:
+    def add_hook(n: int, hooked_plug: Plug) -> torch.utils.hooks.RemovableHandle:
         def redraw_if_dead(module: nn.Module, args: tuple[Any, ...]) -> None:
             if n in pending:
-                mechanism = _redraw(running, args[0], partial(build, n), generators[n])
+                mechanism = _redraw(hooked_plug, args[0], partial(build, n), generators[n])
                 pending.remove(n)
                 if mechanism is not None:
-                    # In the mode of the current forward pass, because ``new[n]`` may be running in it.
-                    _set_mechanism(new[n], mechanism.train(running.training))
+                    # In the mode of the current forward pass, because ``new_plugs[n]`` may run in it.
+                    _set_mechanism(new_plugs[n], mechanism.train(hooked_plug.training))
                     redrawn.add(n)
 
-        return running.register_forward_pre_hook(only_in_this_thread(redraw_if_dead))
+        return hooked_plug.register_forward_pre_hook(only_in_this_thread(redraw_if_dead))
 
     try:
-        with training_copy(host) as twin:
-            for n, plug in enumerate(new):
-                twin_plug = plug_of(twin.get_submodule(plug.site.parent))
-                assert twin_plug is not None
-                add_hook(n, twin_plug)
-            twin(*arguments[0], **arguments[1])
+        with training_copy(host) as host_copy:
+            for n, plug in enumerate(new_plugs):
+                copied_plug = plug_of(host_copy.get_submodule(plug.site.parent))
+                assert copied_plug is not None
+                add_hook(n, copied_plug)
+            host_copy(*arguments[0], **arguments[1])
     except Exception as error:  # a network may raise anything if it is not given its training inputs
         _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
     if pending:
         with temporary_hooks() as handles:
-            handles += [add_hook(n, new[n]) for n in pending]
+            handles += [add_hook(n, new_plugs[n]) for n in pending]
             run(host, arguments)
     for n in redrawn:
-        new[n].mechanism.train(modes[n])
+        new_plugs[n].mechanism.train(modes[n])
 
 
-def _redraw(running: Plug, f: Tensor, build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module | None:
-    """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W), else the first active at all.
+def _redraw(
+    hooked_plug: Plug, f: Tensor, build: Callable[[], nn.Module], generator: torch.Generator
+) -> nn.Module | None:
+    """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W), else the first active for any.
 
-    Return None if that is the mechanism in ``running``; otherwise ``running`` gets a copy of the result.
+    Return None for the initial mechanism; for a new draw, set a copy of it in ``hooked_plug``.
     """
-    floats = (tensor for tensor in chain(running.parameters(), [f]) if tensor.is_floating_point())
+    floats = (tensor for tensor in chain(hooked_plug.parameters(), [f]) if tensor.is_floating_point())
     reference = next(floats, f)  # for device and dtype
-    initial: tuple[nn.Module | None, nn.Module] = (None, running.mechanism)  # (result, module in ``running``)
+    initial: tuple[nn.Module | None, nn.Module] = (None, hooked_plug.mechanism)  # (result, module in ``hooked_plug``)
     candidate, fallback = initial, None
     for redraws_left in reversed(range(_MAX_REDRAWS + 1)):
-        fraction = _active_fraction(running.mechanism, f)
+        fraction = _active_fraction(hooked_plug.mechanism, f)
         if fraction >= _MIN_ACTIVE_FRACTION:
             return candidate[0]
         if fraction > 0 and fallback is None:
@@ -104,10 +103,10 @@ def _redraw(running: Plug, f: Tensor, build: Callable[[], nn.Module], generator:
             torch.set_rng_state(generator.get_state())
             mechanism = build().to(reference.device, reference.dtype)
             generator.set_state(torch.get_rng_state())
-        candidate = mechanism, copy.deepcopy(mechanism).train(running.training)
-        _set_mechanism(running, candidate[1])
-    result, copied = fallback or initial
-    _set_mechanism(running, copied)
+        candidate = mechanism, copy.deepcopy(mechanism).train(hooked_plug.training)
+        _set_mechanism(hooked_plug, candidate[1])
+    result, mechanism_copy = fallback or initial
+    _set_mechanism(hooked_plug, mechanism_copy)
     return result
 
 
@@ -120,8 +119,8 @@ def _set_mechanism(plug: Plug, mechanism: nn.Module) -> None:
 def _active_fraction(mechanism: nn.Module, f: Tensor) -> float:
     """Return the smallest fraction of images, over the ReLUs, for which a unit is active; 1 without a ReLU.
 
-    A small batch f (B, C, H, W) is also tested with its channels rescaled at random, four times; the worst of the four
-    does not count.
+    A small batch f (B, C, H, W) is also tested four times with its channels rescaled at random. The lowest of the five
+    results is ignored, unless it is that of f itself.
     """
     by_batch = [_active_fractions(mechanism, f)]
     if by_batch[0] and len(f) < _SMALL_BATCH:
@@ -147,7 +146,7 @@ class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
     Calls after the same layer count as one ReLU, because the layer learns from each of them. A ReLU whose input is all
-    zeros counts as active: zeros say nothing about the draw.
+    zeros counts as active, because a zero input does not test the draw.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:
@@ -171,14 +170,14 @@ class _ReluRecorder(TorchFunctionMode):
         super().__enter__()
         return self
 
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        super().__exit__(kind, error, traceback)
+    def __exit__(self, exc_type: Any, error: Any, traceback: Any) -> None:
+        super().__exit__(exc_type, error, traceback)
         for handle in self._handles:
             handle.remove()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         is_relu = getattr(func, "__name__", "") in ("relu", "relu_")
-        # Looked at before the call, which may be in place.
+        # Check the input before the call, which may overwrite it.
         is_input_zero = is_relu and not (*args, *(kwargs or {}).values())[0].any()
         output = func(*args, **(kwargs or {}))
         if is_relu:

@@ -56,7 +56,7 @@ class Replacement:
     position: str
     """Position that selected the convolution."""
     parameters: int
-    """Number of parameters of the mechanism, without a kernel that it keeps."""
+    """Number of parameters of the mechanism, without a kept kernel."""
     discarded: int
     """Number of the convolution's weights that are not used."""
     neutral: bool
@@ -74,11 +74,11 @@ def replace(
     input: Any = None,
     **options: Any,
 ) -> nn.Module:
-    """Replace convolutions of ``host``, in place, by a mechanism of kind ``conv``: all that ``where`` selects, or none.
+    """Replace the convolutions of ``host`` that ``where`` selects by a mechanism of kind ``conv``, in place.
 
     The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
-    bias under their own keys. Any other mechanism discards them, until ``unplug``. The host's own checkpoints still
-    load strictly. The global random state is left unchanged.
+    bias under the same state-dict keys; any other mechanism discards them until ``unplug``. The host's own checkpoints
+    still load strictly. The global random state is left unchanged.
 
     Args:
         host: any network.
@@ -110,20 +110,20 @@ def replace(
     selection = _select_convolutions(host, inspection, where, resolved)
     cls = kernel_keeping_class(mechanism)
     neutral_options = dict(cls.neutral_options) if cls is not None and neutral else {}
-    per_site = options_per_site(resolved, options, [site for site, _ in selection])
-    new: dict[str, tuple[nn.Module, ReplacementInfo]] = {}
+    options_list = options_per_site(resolved, options, [site for site, _ in selection])
+    new_modules: dict[str, tuple[nn.Module, ReplacementInfo]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
-        for (site, position), site_options in zip(selection, per_site, strict=True):
+        for (site, position), site_options in zip(selection, options_list, strict=True):
             all_options = neutral_options | site_options
-            new[site.parent] = build_replacement(host, resolved, site, position, all_options, neutral)
-        insert_replacements(host, new, inspection.arguments)
-    n_discarded = sum(info.discarded for _, info in new.values())
+            new_modules[site.parent] = build_replacement(host, resolved, site, position, all_options, neutral)
+        insert_replacements(host, new_modules, inspection.arguments)
+    n_discarded = sum(info.discarded for _, info in new_modules.values())
     if n_discarded:
         _LOG.log(
             logging.WARNING if neutral else logging.INFO,
             "%s keeps no kernel: %s weights of %d convolution%s of %s are discarded, and the network's output is "
             "different until it is trained",
-            resolved.name, f"{n_discarded:,}", len(new), "s" * (len(new) != 1), type(host).__name__,
+            resolved.name, f"{n_discarded:,}", len(new_modules), "s" * (len(new_modules) != 1), type(host).__name__,
         )  # fmt: skip
     warn_of_rebuilding(host)
     return host
@@ -139,8 +139,8 @@ def replacements(host: nn.Module) -> list[Replacement]:
     lost = lost_replacements(host)
     if lost:
         raise UserError(
-            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or a "
-            "part of the network was unplugged by itself; unplug the whole network before such a step, or replace "
+            f"the replacement of {', '.join(lost)} is lost: the module was fused, exchanged or re-parametrised, or "
+            "only a part of the network was unplugged; unplug the whole network before such a step, or replace "
             "afterwards"
         )
     rows = []
@@ -183,13 +183,13 @@ def replacement_rows(model: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], owner: str) -> None:
-    """Replace convolutions of ``host`` as listed in ``rows``, which ``owner``, a file, contains.
+def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], source_file: str) -> None:
+    """Replace convolutions of ``host`` as listed in ``rows``; messages name ``source_file``.
 
     Raises:
         UserError: a module is missing or cannot be replaced. The host is left as it was.
     """
-    new = {}
+    new_modules = {}
     for row in rows:
         path, size, options = row["convolution"], (row["size"][0], row["size"][1]), dict(row["options"])
         if options.get("size") is not None:
@@ -197,11 +197,11 @@ def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], owne
         try:
             check_replaceable(path, host.get_submodule(path))
         except AttributeError:
-            raise UserError(f"{owner}: {type(host).__name__} has no module {path!r} to replace") from None
+            raise UserError(f"{source_file}: {type(host).__name__} has no module {path!r} to replace") from None
         site = Site(path=path, parent=path, entering=False, channels=0, size=size, stage=row["stage"], calls=1, kind="")
         mechanism = Mechanism.resolve(row["mechanism"])
-        new[path] = build_replacement(host, mechanism, site, row["position"], options, row["neutral"])
-    insert_replacements(host, new, None)
+        new_modules[path] = build_replacement(host, mechanism, site, row["position"], options, row["neutral"])
+    insert_replacements(host, new_modules, None)
 
 
 def _has_spec(name: str) -> bool:
@@ -216,18 +216,18 @@ def _check_options(mechanism: Mechanism, options: Mapping[str, Any]) -> None:
     if mechanism.spec.kind != "conv" and _has_spec(mechanism.name):
         raise UserError(
             f"{mechanism.name} is a {mechanism.spec.kind}, not a convolution: saccade.plug(host, {mechanism.name!r}) "
-            f"puts it behind a module. These replace: {', '.join(catalog.list_mechanisms('replace'))}"
+            f"inserts it after a module. These replace: {', '.join(catalog.list_mechanisms('replace'))}"
         )
     for key in options:
         if key in _GEOMETRY_OPTIONS:
-            raise UserError(f"{key}={options[key]!r}: the convolution that is replaced decides its {key}")
+            raise UserError(f"{key}={options[key]!r}: the replaced convolution determines its {key}")
     mechanism.check(options)
 
 
 def _select_convolutions(
     host: nn.Module, inspection: Inspection, where: str | Sequence[str], mechanism: Mechanism
 ) -> list[tuple[Site, str]]:
-    """Return (site, position) of the selected convolutions in execution order; sites have the input's size."""
+    """Return (site, position) of the selected convolutions in forward order; sites have the size of their input map."""
     selection: dict[str, tuple[Site, str]] = {}
     for entry in where_items(where):
         for site, position in _select_entry(host, inspection, entry, mechanism):
@@ -251,7 +251,7 @@ def _select_entry(
     name = base.partition("[")[0]
     if name in POSITIONS and name not in _CONVOLUTION_POSITIONS:
         raise UserError(
-            f"{entry!r} is a place for a plug; convolutions are at 'paper', "
+            f"{entry!r} is a position for plugs; convolutions are at 'paper', "
             f"{', '.join(map(repr, _CONVOLUTION_POSITIONS))}, or named by a path or glob"
         )
     modules = dict(host.named_modules())

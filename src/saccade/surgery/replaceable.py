@@ -43,9 +43,9 @@ def check_replaceable(path: str, module: nn.Module) -> None:
         raise UserError(f"{path} is replaced by {replacement_info(module).name} already; unplug the host first")
     reason = None
     if cls is not nn.Conv2d:
-        reason = f"is a {cls.__name__}" + (", whose forward is its own" if isinstance(module, nn.Conv2d) else "")
+        reason = f"is a {cls.__name__}" + (", which overrides forward" if isinstance(module, nn.Conv2d) else "")
     elif "forward" in module.__dict__:
-        reason = "has a forward of its own"
+        reason = "has a forward function set on the instance"
     elif module._parameters.get("weight") is None:
         reason = "computes its weight, as weight_norm and spectral_norm do"
     elif module.padding_mode != "zeros":
@@ -74,14 +74,14 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
             odd_total = next(total for total in totals if total % 2)
             raise UserError(
                 f"{path} pads {odd_total // 2} on one side and {odd_total - odd_total // 2} on the other "
-                f"(padding='same', kernel_size={convolution.kernel_size}): one number must serve both"
+                f"(padding='same', kernel_size={convolution.kernel_size}): mechanisms take one value for both sides"
             )
         pairs["padding"] = (0, 0) if convolution.padding == "valid" else tuple(total // 2 for total in totals)
     else:
         pairs["padding"] = convolution.padding
     for key, (vertical, horizontal) in pairs.items():
         if vertical != horizontal:
-            raise UserError(f"{path} has {key}={(vertical, horizontal)}: one number must serve height and width")
+            raise UserError(f"{path} has {key}={(vertical, horizontal)}: mechanisms take one value for both")
         geometry[key] = vertical
     return geometry | {"groups": convolution.groups, "bias": convolution.bias is not None}
 
@@ -89,10 +89,10 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
 def build_replacement(
     host: nn.Module, mechanism: Mechanism, site: Site, position: str, options: dict[str, Any], neutral: bool
 ) -> tuple[nn.Module, ReplacementInfo]:
-    """Build a mechanism for the convolution at ``site.parent``, and its metadata.
+    """Return a new mechanism for the convolution at ``site.parent``, and its metadata.
 
     Raises:
-        UserError: the geometry, the options or the shape of a kernel do not fit.
+        UserError: the mechanism does not support the geometry, the options or the kernel's shape.
     """
     path = site.parent
     convolution = host.get_submodule(path)
@@ -124,7 +124,7 @@ def build_replacement(
 
 
 def insert_replacements(
-    host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments | None
+    host: nn.Module, new_modules: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments | None
 ) -> None:
     """Insert replacements by path, and verify them in one forward pass if ``arguments`` are given.
 
@@ -133,19 +133,21 @@ def insert_replacements(
     """
     inserted: set[str] = set()
     try:
-        for path, (mechanism, info) in new.items():
+        for path, (mechanism, info) in new_modules.items():
             insert_at(host, path, mechanism, info)
             inserted.add(path)
         if arguments is not None:
-            _verify(host, new, arguments)
+            _verify(host, new_modules, arguments)
     except BaseException:
         restore(host, inserted)
         raise
 
 
-def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments) -> None:
+def _verify(
+    host: nn.Module, new_modules: Mapping[str, tuple[nn.Module, ReplacementInfo]], arguments: Arguments
+) -> None:
     errors: list[str] = []
-    n_runs = dict.fromkeys(new, 0)
+    n_runs = dict.fromkeys(new_modules, 0)
 
     def register_hook(path: str, info: ReplacementInfo) -> None:
         def check_output(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -154,8 +156,8 @@ def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]
             output, expected = output_without_plug(module, x, output), original_output(module, x)
             if not isinstance(output, Tensor) or output.shape != expected.shape:
                 result = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-                shapes = f"{tuple(x.shape)} into {result}, not {tuple(expected.shape)}"
-                errors.append(f"{info.name} at {path} turns {shapes}")
+                shape_text = f"{tuple(x.shape)} into {result}, not {tuple(expected.shape)}"
+                errors.append(f"{info.name} at {path} turns {shape_text}")
             elif info.neutral and not _equal_up_to_rounding(output, expected):
                 errors.append(f"{info.name} at {path} does not start as the convolution with {info.options}")
 
@@ -163,9 +165,9 @@ def _verify(host: nn.Module, new: Mapping[str, tuple[nn.Module, ReplacementInfo]
         handles.append(host.get_submodule(path).register_forward_hook(hook, prepend=True, with_kwargs=True))
 
     with temporary_hooks() as handles:
-        for path, (_, info) in new.items():
+        for path, (_, info) in new_modules.items():
             register_hook(path, info)
-        run_host(host, arguments, errors, next(iter(new.values()))[1].name)
+        run_host(host, arguments, errors, next(iter(new_modules.values()))[1].name)
     not_run = [path for path, n in n_runs.items() if not n]
     errors += [f"{path} is not called as a module: its replacement would not run" for path in not_run]
     raise_errors(errors)

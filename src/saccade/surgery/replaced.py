@@ -1,6 +1,6 @@
-"""Convolutions of a host that run a mechanism in their place, and can be restored.
+"""Convolutions of a host that run a mechanism instead, and can be restored.
 
-The module object is kept; only its class changes, and the mechanism becomes its child.
+The module object stays; its class changes, and the mechanism becomes its child.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from saccade.parent_class import base_class, set_class
 from saccade.surgery.guard import REPLACEMENT_INFO, REPLACEMENT_PATHS, record_path, recorded_paths, retain_paths
 from saccade.surgery.plug_module import plug_of
 
+# Note, Replaced and Stand are names in networks pickled by earlier versions.
 __all__ = [
     "CHILD", "KernellessConvolution", "Note", "Replaced", "ReplacedConvolution", "ReplacementInfo", "Stand",
     "insert_at", "keep_replacements", "lost_replacements", "original_output", "output_without_plug",
@@ -30,7 +31,7 @@ __all__ = [
 CHILD = "saccade_conv"
 """Name of a mechanism in the convolution that runs it."""
 
-_KERNEL = ("weight", "bias")
+_PARAMETER_NAMES = ("weight", "bias")
 """Names of the parameters of a convolution."""
 
 
@@ -49,9 +50,13 @@ class ReplacementInfo:
     neutral: bool
     """Whether the mechanism started as the convolution."""
     kernel: dict[str, nn.Parameter | None] | None = None
-    """Parameters of the convolution that the mechanism does not use."""
-    known: bool = True
-    """Whether ``kernel`` has the host's own values; False after loading from a file, which has none."""
+    """Parameters of the convolution; None if the mechanism uses them."""
+    has_original_kernel: bool = True
+    """Whether ``kernel`` has the original values; False after loading a file without them."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        new_names = {"known": "has_original_kernel"}  # of attributes in pickles of earlier versions
+        vars(self).update({new_names.get(key, key): value for key, value in state.items()})
 
     @property
     def discarded(self) -> int:
@@ -76,7 +81,7 @@ class ReplacedConvolution(nn.Conv2d):
 
     def _apply(self, fn: Any, recurse: bool = True) -> ReplacedConvolution:
         """Apply ``fn`` to a stored kernel too, so that it moves with the network."""
-        with _own_parameters(self):
+        with _original_parameters(self):
             nn.Module._apply(self, fn, recurse)
         return self
 
@@ -121,7 +126,7 @@ def output_without_plug(convolution: nn.Module, x: Tensor, output: Tensor) -> Te
 
 
 @contextmanager
-def _own_parameters(convolution: nn.Module) -> Iterator[None]:
+def _original_parameters(convolution: nn.Module) -> Iterator[None]:
     """Put the stored kernel back into ``convolution`` for the duration of the block."""
     info = replacement_info(convolution)
     if info.kernel is None:
@@ -131,8 +136,8 @@ def _own_parameters(convolution: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        info.kernel = {name: convolution._parameters[name] for name in _KERNEL}
-        convolution._parameters.update(dict.fromkeys(_KERNEL))
+        info.kernel = {name: convolution._parameters[name] for name in _PARAMETER_NAMES}
+        convolution._parameters.update(dict.fromkeys(_PARAMETER_NAMES))
 
 
 @contextmanager
@@ -142,7 +147,7 @@ def restored(host: nn.Module) -> Iterator[None]:
     modules = [(module, cls) for module, cls in modules if cls in _CLASSES]
     with ExitStack() as stack:
         for module, _ in modules:
-            stack.enter_context(_own_parameters(module))
+            stack.enter_context(_original_parameters(module))
         try:
             for module, _ in modules:
                 set_class(module, nn.Conv2d)
@@ -153,14 +158,14 @@ def restored(host: nn.Module) -> Iterator[None]:
 
 
 def insert_at(host: nn.Module, path: str, mechanism: nn.Module, info: ReplacementInfo) -> None:
-    """Replace the convolution at ``path`` by ``mechanism``; store a kernel that is not kept in ``info``."""
+    """Replace the convolution at ``path`` by ``mechanism``, and store an unused kernel in ``info``."""
     convolution = host.get_submodule(path)
     keeps_kernel = isinstance(mechanism, Convolution)
     if keeps_kernel:
-        mechanism._parameters.update(dict.fromkeys(_KERNEL))
+        mechanism._parameters.update(dict.fromkeys(_PARAMETER_NAMES))
     else:
-        info.kernel = {name: convolution._parameters[name] for name in _KERNEL}
-        convolution._parameters.update(dict.fromkeys(_KERNEL))
+        info.kernel = {name: convolution._parameters[name] for name in _PARAMETER_NAMES}
+        convolution._parameters.update(dict.fromkeys(_PARAMETER_NAMES))
     convolution.add_module(CHILD, mechanism.train(convolution.training))
     convolution.__dict__[REPLACEMENT_INFO] = info
     # torch.fx treats modules of torch.nn as leaves.
@@ -191,7 +196,7 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
     """Restore the replaced convolutions of ``host``: those at the paths ``only``, or all.
 
     Raises:
-        UserError: a convolution was re-parametrised, or its own kernel is unknown. Nothing is restored then.
+        UserError: a convolution was re-parametrised, or its original kernel is unknown. Nothing is restored then.
     """
     modules = {path: module for path, module in replaced_convolutions(host) if only is None or path in only}
     reparametrised = [
@@ -203,10 +208,10 @@ def restore(host: nn.Module, only: set[str] | None = None) -> None:
             f"{', '.join(reparametrised)}: a replaced convolution was re-parametrised since; undo that before unplug"
         )
     infos = {path: replacement_info(module) for path, module in modules.items()}
-    unknown = [path for path, info in infos.items() if info.kernel and not info.known]
+    unknown = [path for path, info in infos.items() if info.kernel and not info.has_original_kernel]
     if unknown:
         raise UserError(
-            f"the kernel of {', '.join(unknown[:4])}{' …' * (len(unknown) > 4)} is in no file: the network was saved "
+            f"the kernel of {', '.join(unknown[:4])}{' …' * (len(unknown) > 4)} was not saved: the network was saved "
             f"after {infos[unknown[0]].name} had replaced it. Build the host again instead of unplugging it"
         )
     for path, module in modules.items():
@@ -266,8 +271,7 @@ def keep_replacements(
             else:
                 with torch.no_grad():
                     stored.copy_(value)
-                info.known = True
+                info.has_original_kernel = True
 
 
-# Names in networks pickled by earlier versions.
 Note, Replaced, Stand, _loading = ReplacementInfo, ReplacedConvolution, KernellessConvolution, keep_replacements

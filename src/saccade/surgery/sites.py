@@ -34,6 +34,6 @@ def sites(host: nn.Module, input: Any = None) -> list[Site]:
             from square attention matrices.
 
     Raises:
-        UserError: the host does not run on the input, or its maps are one- or three-dimensional.
+        UserError: the host does not run on the input, or its maps have one or three spatial dimensions.
     """
     return list(inspect_unplugged(host, input).sites.values())

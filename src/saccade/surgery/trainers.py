@@ -1,4 +1,4 @@
-"""Support for trainers that build their own network, as YOLO's trainer does from a yaml."""
+"""Support for trainers that build their own network, such as YOLO's."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class _PlugArguments:
 
 
 class _PluggedTrainerMixin:
-    """Mixin, ahead of the trainer in the bases, whose ``get_model`` returns the network with plugs."""
+    """Mixin whose ``get_model`` returns the network with plugs; precedes the trainer in the bases."""
 
     saccade_plug_arguments: tuple[_PlugArguments, ...] = ()
 
     def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> nn.Module:
-        """Build the network with the host's weights, insert plugs, then load plug weights from ``weights``, if any.
+        """Build the network, insert plugs, then load the plug weights in ``weights``, if any.
 
         ``weights`` is a network, a checkpoint that holds one as ``ema`` or ``model``, or None.
 
         Raises:
-            UserError: ``weights`` has other plugs than were asked for, or replaced convolutions.
+            UserError: ``weights`` has other plugs than the trainer inserts, or replaced convolutions.
         """
         trained = _network_of(weights)
         trained_plugs = {} if trained is None else {path: plug for path, _, plug in plugs_in(trained)}
@@ -68,7 +68,7 @@ class _PluggedTrainerMixin:
 
 
 class _PluggedTrainerType(type):
-    """Metaclass of the subclasses, for which ``copyreg`` has an entry."""
+    """Metaclass through which ``copyreg`` pickles the classes made by ``plugged_trainer``."""
 
 
 def _reduce(cls: type) -> Any:
@@ -92,15 +92,16 @@ def plugged_trainer(
     """Return a subclass of a trainer that plugs the network it builds.
 
     For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which would train a
-    network without the plugs. Checkpoints load with or without plugs. A call with the result adds a second mechanism.
+    network without the plugs. Checkpoints load with or without plugs. Pass the result to
+    ``plugged_trainer`` to add a second mechanism.
 
     Args:
         trainer: class of the trainer.
-        mechanism: as for ``plug``, like the arguments after it.
-        where: the default selects the maps that enter the head.
-        start: see ``mechanism``.
-        input: for a mechanism that needs the size of the map: the training size, ``(3, 640, 640)``.
-        options: see ``mechanism``.
+        mechanism: as for ``plug``.
+        where: as for ``plug``; the default selects the maps that enter the head.
+        start: as for ``plug``.
+        input: as for ``plug``; the training size, such as ``(3, 640, 640)``, for a mechanism with an option ``size``.
+        options: as for ``plug``.
 
     Raises:
         UserError: ``trainer`` is not a class with ``get_model``, the mechanism or an option is unknown, or the
@@ -155,14 +156,14 @@ def _network_of(weights: Any) -> nn.Module | None:
     return network
 
 
-def _check_same_plugs(trained: dict[str, Plug], new: dict[str, Plug]) -> None:
+def _check_same_plugs(trained_plugs: dict[str, Plug], new_plugs: dict[str, Plug]) -> None:
     """Raise UserError unless both have the same mechanisms, with the same options, at the same paths."""
-    for path in sorted(trained.keys() | new.keys()):
-        in_checkpoint, requested = (_plug_text(plugs.get(path)) for plugs in (trained, new))
+    for path in sorted(trained_plugs.keys() | new_plugs.keys()):
+        in_checkpoint, requested = (_plug_text(plugs.get(path)) for plugs in (trained_plugs, new_plugs))
         if in_checkpoint != requested:
             raise UserError(
-                f"the plugs of the checkpoint are not those asked for: at {path} the checkpoint has {in_checkpoint}, "
-                f"and {requested} is asked for; give plugged_trainer the mechanism and options of the checkpoint, or "
+                f"the plugs of the checkpoint are not those requested: at {path} the checkpoint has {in_checkpoint}, "
+                f"and {requested} is requested; give plugged_trainer the mechanism and options of the checkpoint, or "
                 "saccade.unplug the checkpoint's network first"
             )
 

@@ -19,19 +19,19 @@ __all__ = ["raise_errors", "run_host", "verify_forward", "warn_of_eval_only"]
 _LOG = logging.getLogger("saccade")
 
 _MAX_TRAINING_RUNS = 8
-"""Number of forward passes in training mode. A block skipped with probability 0.2 is skipped in all of them once in
-400,000 times."""
+"""Number of forward passes in training mode. A block skipped with probability 0.2 is skipped in all of them
+with probability 2.6e-6."""
 
 
-def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact: bool) -> None:
+def verify_forward(host: nn.Module, new_plugs: list[Plug], arguments: Arguments, exact: bool) -> None:
     """Run one forward pass and check each new plug; if ``exact``, plugs without ``a`` must return their input.
 
     Raises:
         UserError: the forward pass fails; a plug did not run once per call of its parent; a mechanism changed the shape
             or dtype, wrote into its input or, if ``exact``, changed the map.
     """
-    plug_runs = {id(plug): 0 for plug in new}
-    parent_runs = {id(plug): 0 for plug in new}
+    plug_runs = {id(plug): 0 for plug in new_plugs}
+    parent_runs = {id(plug): 0 for plug in new_plugs}
     errors: list[str] = []
     inputs: dict[int, torch.Tensor] = {}
 
@@ -82,26 +82,26 @@ def verify_forward(host: nn.Module, new: list[Plug], arguments: Arguments, exact
         handles.append(parent.register_forward_hook(only_in_this_thread(count_parent)))
 
     with temporary_hooks() as handles:
-        for plug in new:
+        for plug in new_plugs:
             register_hooks(plug)
-        run_host(host, arguments, errors, f"{new[0].name} plugged")
-    for plug in new:
+        run_host(host, arguments, errors, f"{new_plugs[0].name} plugged")
+    for plug in new_plugs:
         n_plug, n_parent = plug_runs[id(plug)], parent_runs[id(plug)]
         if n_plug != n_parent or n_plug == 0:
             errors.append(f"the plug at {plug.site.path} ran {n_plug} times for {n_parent} calls of {plug.site.parent}")
     raise_errors(errors)
 
 
-def run_host(host: nn.Module, arguments: Arguments, errors: list[str], change: str) -> None:
+def run_host(host: nn.Module, arguments: Arguments, errors: list[str], inserted_text: str) -> None:
     """Run one forward pass, in which hooks may append sentences to ``errors``.
 
     Raises:
-        UserError: the pass failed; with ``errors``, or else with ``change``, which describes what was inserted.
+        UserError: the pass failed; the message is ``errors``, or names ``inserted_text``.
     """
     try:
         run(host, arguments)
     except Exception as error:
-        sentences = errors or [f"the host does not run with {change}: {type(error).__name__}: {error}"]
+        sentences = errors or [f"the host does not run with {inserted_text}: {type(error).__name__}: {error}"]
         raise UserError("; ".join(sentences[:3])) from error
 
 
@@ -111,30 +111,30 @@ def raise_errors(errors: list[str]) -> None:
         raise UserError("; ".join(errors[:3]) + ("" if len(errors) < 4 else f" (and {len(errors) - 3} more)"))
 
 
-def warn_of_eval_only(host: nn.Module, new: list[Plug], arguments: Arguments) -> None:
-    """Log the sites of ``new`` whose parents run in eval mode only, so that their plugs would never learn.
+def warn_of_eval_only(host: nn.Module, new_plugs: list[Plug], arguments: Arguments) -> None:
+    """Log the sites of ``new_plugs`` whose parents run in eval mode only, so that their plugs would never learn.
 
     Nothing is logged for a host that cannot be copied, or that fails in training mode on ``arguments``.
     """
     parents_run: set[str] = set()
 
-    def register_hook(twin: nn.Module, parent: str) -> None:
+    def register_hook(host_copy: nn.Module, parent: str) -> None:
         def add_parent(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             parents_run.add(parent)
 
-        twin.get_submodule(parent).register_forward_hook(add_parent)
+        host_copy.get_submodule(parent).register_forward_hook(add_parent)
 
-    parents = {plug.site.parent for plug in new}
+    parents = {plug.site.parent for plug in new_plugs}
     try:
-        with training_copy(host) as twin:
+        with training_copy(host) as host_copy:
             for parent in parents:
-                register_hook(twin, parent)
+                register_hook(host_copy, parent)
             for _ in range(_MAX_TRAINING_RUNS):
-                twin(*arguments[0], **arguments[1])
+                host_copy(*arguments[0], **arguments[1])
                 if parents_run == parents:
                     return
-            not_run = [plug.site.path for plug in new if plug.site.parent not in parents_run]
-            twin.eval()(*arguments[0], **arguments[1])
+            not_run = [plug.site.path for plug in new_plugs if plug.site.parent not in parents_run]
+            host_copy.eval()(*arguments[0], **arguments[1])
     except Exception as error:
         _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
         return

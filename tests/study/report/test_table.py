@@ -108,8 +108,13 @@ def test_latex_of_a_small_table():
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip {\footnotesize One seed\_0 failed.\par}",
+<<<<<<< tests/study/report/test_table.py
         r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width brings its "
         r"number of parameters closest to the mechanism's; a mechanism that does no better was helped by its "
+=======
+        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width brings "
+        r"its number of parameters closest to the mechanism's; a mechanism that does no better was helped by its "
+>>>>>>> /tmp/_t
         r"parameters.\par}",
         r"\end{table}",
         "",

@@ -19,7 +19,7 @@ __all__ = ["write_report"]
 def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> StudyResults:
     """Write ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` from the run folders of a study.
 
-    Costs are measured once and kept. All other files are regenerated; the same runs give identical files.
+    Costs are measured once and cached in ``folder``. Other files are regenerated; the same runs give identical files.
 
     Args:
         folder: folder of a study.
@@ -27,7 +27,7 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
         trust: modules outside the catalogue that saved networks may import; see ``saccade.load``.
 
     Raises:
-        UserError: ``folder`` holds no study, no run of it is finished, or it cannot be written.
+        UserError: ``folder`` holds no study, no run of it is finished, or the report cannot be written.
     """
     study = Study.open(folder)
     if not any(run.finished for run in study.runs()):

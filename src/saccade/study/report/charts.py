@@ -1,4 +1,4 @@
-"""Colour and marker of each arm, and elements that several charts share."""
+"""Colour and marker of each arm, and shared chart elements."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class ArmStyle:
 
 
 def assign_styles(arms: Sequence[Arm], baseline: str = BASELINE) -> dict[str, ArmStyle]:
-    """Return a style for each arm by name; a control has the colour and shape of the arm it controls for."""
+    """Return a mapping from arm name to style; a control has the colour and shape of the arm it controls for."""
     style_of: dict[str, ArmStyle] = {}
-    n_hues = 0
+    n_coloured_arms = 0
     for arm in sorted(arms, key=lambda arm: arm.control is not None):
         settings = {name: value for name, value in arm.settings.items() if name != "attention.control"}
         controlled_arm = next(
@@ -84,9 +84,9 @@ def assign_styles(arms: Sequence[Arm], baseline: str = BASELINE) -> dict[str, Ar
                 arm.name, style_of[controlled_arm.name].colour, style_of[controlled_arm.name].shape, arm.control
             )
         else:
-            shape = _SHAPES[(n_hues % _N_COLOURS + 1 + n_hues // _N_COLOURS) % len(_SHAPES)]
-            style_of[arm.name] = ArmStyle(arm.name, f"c{n_hues % _N_COLOURS + 1}", shape, arm.control)
-            n_hues += 1
+            shape = _SHAPES[(n_coloured_arms % _N_COLOURS + 1 + n_coloured_arms // _N_COLOURS) % len(_SHAPES)]
+            style_of[arm.name] = ArmStyle(arm.name, f"c{n_coloured_arms % _N_COLOURS + 1}", shape, arm.control)
+            n_coloured_arms += 1
     return {arm.name: style_of[arm.name] for arm in arms}
 
 
@@ -103,21 +103,23 @@ def _is_control_for(arm: Arm, control: Arm, settings: Mapping[str, Any]) -> bool
 
 def marker(style: ArmStyle, x: str, y: float, tip: str | None = None) -> Markup:
     """Return the marker of an arm in a chart, with ``tip`` as its tooltip."""
-    shapes = _shapes(style, element("title", tip) if tip else "")
-    return element("svg", *shapes, x=x, y=y, overflow="visible", class_=style.classes)
+    paths = _marker_paths(style, element("title", tip) if tip else "")
+    return element("svg", *paths, x=x, y=y, overflow="visible", class_=style.classes)
 
 
-def _shapes(style: ArmStyle, *tooltip: object) -> list[Markup]:
+def _marker_paths(style: ArmStyle, *tooltip: object) -> list[Markup]:
     """Return the paths of an arm's marker."""
-    shapes = [element("path", *tooltip, d=_PATHS[style.shape], class_="marker")]
+    paths = [element("path", *tooltip, d=_PATHS[style.shape], class_="marker")]
     if glyph := _CONTROL_GLYPHS.get(style.control or ""):
-        shapes.append(element("path", d=glyph, class_="inside"))
-    return shapes
+        paths.append(element("path", d=glyph, class_="inside"))
+    return paths
 
 
 def legend_marker(style: ArmStyle) -> Markup:
     """Return the marker shown before an arm's name."""
-    return element("svg", *_shapes(style), class_=f"key {style.classes}", viewBox="-8 -8 16 16", aria_hidden="true")
+    return element(
+        "svg", *_marker_paths(style), class_=f"key {style.classes}", viewBox="-8 -8 16 16", aria_hidden="true"
+    )
 
 
 def arm_label(style: ArmStyle) -> Markup:
@@ -129,7 +131,7 @@ def arm_label(style: ArmStyle) -> Markup:
 
 
 def gridlines(y_scale: Scale, n_ticks: int = 4) -> list[Markup]:
-    """Return horizontal lines with their numbers at the left."""
+    """Return horizontal lines with tick values at the left."""
     tick_values = ticks(y_scale.low, y_scale.high, n_ticks)
     digits = n_decimals(tick_values)
     elements = []
@@ -143,7 +145,7 @@ def gridlines(y_scale: Scale, n_ticks: int = 4) -> list[Markup]:
 def plot_area(*children: Markup, height: float) -> Markup:
     """Return a nested svg with a viewBox of 100 × 100.
 
-    It is stretched to the width of the chart and ``height`` pixels; content outside is clipped.
+    The svg fills the chart's width and ``height`` pixels; content outside is clipped.
     """
     return element("svg", *children, x=0, y=0, width="100%", height=height, viewBox="0 0 100 100",
                    preserveAspectRatio="none", overflow="hidden")  # fmt: skip
@@ -154,10 +156,10 @@ CurvesBySeed = Mapping[int, Sequence[tuple[int, float]]]
 
 
 def mean_curve(curves: CurvesBySeed) -> list[tuple[int, float]]:
-    """Return the mean over the seeds at every epoch that all seeds reached."""
-    by_seed = [dict(points) for points in curves.values()]
-    epochs = sorted(set.intersection(*(set(points) for points in by_seed))) if by_seed else []
-    return [(epoch, fmean(points[epoch] for points in by_seed)) for epoch in epochs]
+    """Return (epoch, mean over the seeds) for every epoch that all seeds reached."""
+    scores_by_epoch = [dict(points) for points in curves.values()]
+    epochs = sorted(set.intersection(*(set(points) for points in scores_by_epoch))) if scores_by_epoch else []
+    return [(epoch, fmean(points[epoch] for points in scores_by_epoch)) for epoch in epochs]
 
 
 def subsample(rows: Sequence[Any], max_rows: int) -> list[Any]:

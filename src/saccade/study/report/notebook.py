@@ -1,7 +1,7 @@
 """Results of a study as one piece of HTML for a notebook: verdicts, table and notes.
 
-A notebook may be light or dark and does not always declare it. So text inherits the colour of the notebook, lines are
-transparent grey, and the colours of verdicts are readable on white and on black.
+A notebook does not always declare a light or dark theme. So text inherits the notebook's colour, lines are transparent
+grey, and verdicts are readable on white and on black.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from saccade.study.report.svg import element
 from saccade.study.report.table import table_rows
-from saccade.study.report.typeset import heading, typeset_sentence
+from saccade.study.report.typeset import label_with_unit, typeset_sentence
 
 if TYPE_CHECKING:
     from saccade.study.results import StudyResults
@@ -51,7 +51,7 @@ def render_fragment(results: StudyResults) -> str:
         alarm = element("b", typeset_sentence(str(results.analysis.not_learnt)))
         parts.append(element("p", alarm, f" {results.advice}", class_="alarm", role="alert"))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
-    metric = heading(results.metric.name, results.metric.unit)
+    metric = label_with_unit(results.metric.name, results.metric.unit)
     parts.append(element("p", f"{results.name}: {metric} against {results.baseline}, {seeds}", class_="head"))
     parts += [_card(results, name) for name in results.verdicts]
     head, *body = table_rows(results)
@@ -74,10 +74,10 @@ def render_fragment(results: StudyResults) -> str:
 
 
 def _card(results: StudyResults, name: str) -> Markup:
-    """Return the verdict of one arm."""
+    """Return the name, verdict and difference of one arm, as HTML."""
     finding = results.verdicts[name]
-    _, figure, rest = finding.parts()
+    _, difference_text, rest = finding.parts()
     badge = element("span", finding.verdict, class_=f"badge {finding.verdict}") if finding.verdict else Markup("")
-    headline = element("b", typeset_sentence(figure)) if figure else Markup("")
+    headline = element("b", typeset_sentence(difference_text)) if difference_text else Markup("")
     title = element("div", element("b", name), badge, class_="who")
     return element("div", title, element("div", headline, f" {typeset_sentence(rest)}"), class_="card")

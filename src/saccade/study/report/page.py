@@ -28,7 +28,7 @@ def render_page(context: ReportContext) -> str:
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=False,
-        finalize=_without_control_characters,
+        finalize=_escape_control_characters,
     )
     environment.globals["arm_label"] = charts.arm_label
     rendered = []
@@ -49,7 +49,7 @@ def render_page(context: ReportContext) -> str:
     )
 
 
-def _without_control_characters(value: Any) -> Any:
+def _escape_control_characters(value: Any) -> Any:
     """Return a template value with control characters escaped; Markup and non-strings pass unchanged."""
     return printable(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
@@ -66,24 +66,24 @@ def _title(context: ReportContext) -> str:
 def _study_facts(context: ReportContext, study: Study) -> list[tuple[str, str]]:
     """Return the header of a study: host, task, images, pixels, arms, seeds, training, runs."""
     model, training = study.base.model, study.base.training
-    starts = {"pretrained": model.pretrained, "from a checkpoint": model.checkpoint, "from a run": model.init_from}
-    start = next((text for text, value in starts.items() if value), "from random weights")
-    facts = [("Host", f"{model.name}, {start}")]
+    checkpoints = {"pretrained": model.pretrained, "from a checkpoint": model.checkpoint, "from a run": model.init_from}
+    weight_source = next((text for text, value in checkpoints.items() if value), "from random weights")
+    facts = [("Host", f"{model.name}, {weight_source}")]
     facts.append(("Task", f"{context.results.task}, judged by {context.results.metric.name}"))
     if context.task is not None:
         data = context.task.data
         sizes = f"{group_thousands(len(data.train))} to train, {group_thousands(len(data.test))} to test"
         facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
-        source = "of the training images" if context.task.recipe.data.mean is None else "as stated"
+        origin = "of the training images" if context.task.recipe.data.mean is None else "as stated"
         facts.append(
-            ("Pixels", f"mean {format_channels(data.mean)}, standard deviation {format_channels(data.std)}, {source}")
+            ("Pixels", f"mean {format_channels(data.mean)}, standard deviation {format_channels(data.std)}, {origin}")
         )
     _metric, *arm_facts, runs = _shared_facts(context)
     return [*facts, *arm_facts, ("Training", f"{training.epochs} epoch{'s' * (training.epochs > 1)}"), runs]
 
 
 def _shared_facts(context: ReportContext) -> list[tuple[str, str]]:
-    """Return metric, mechanisms, controls, seeds and runs."""
+    """Return the header facts of a study or of given scores."""
     results = context.results
     arms = [row.arm for row in results.arms[1:]]
     facts = [("Judged by", results.metric.name)]

@@ -18,7 +18,7 @@ __all__ = ["Scale", "element", "n_decimals", "padded_range", "polyline", "svg_ch
 
 
 def _format_attribute(value: object) -> str:
-    """Return an attribute value as text; floats have at most two decimals, so that a rebuilt report is identical."""
+    """Return an attribute value as text; round floats to two decimals, for a reproducible report."""
     if isinstance(value, float):
         return f"{round(value, 2) + 0.0:.2f}".rstrip("0").rstrip(".")
     return str(value)

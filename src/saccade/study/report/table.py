@@ -17,7 +17,7 @@ from saccade.study.report.typeset import (
     format_number,
     format_p_value,
     format_signed,
-    heading,
+    label_with_unit,
 )
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def to_latex(results: StudyResults) -> str:
     head, *body = ["  " + " & ".join(map(_escape_latex, row)) + r" \\" for row in cells]
     columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
-    points = f" in {metric.difference_unit}" if metric.difference_unit else ""
-    scored = f" of {results.scored}" if results.scored else ""
+    unit_text = f" in {metric.difference_unit}" if metric.difference_unit else ""
+    scored_text = f" of {results.scored}" if results.scored else ""
     caption = (
-        f"{_subject(results)}: {metric.name}{scored}, mean ± standard deviation over {seeds}; difference to "
-        f"{results.baseline}{points} with its 95 % interval."
+        f"{_subject(results)}: {metric.name}{scored_text}, mean ± standard deviation over {seeds}; difference to "
+        f"{results.baseline}{unit_text} with its 95 % interval."
     )
     if results.alarm:
         caption = f"{results.alarm} {caption}"
@@ -106,7 +106,7 @@ def to_latex(results: StudyResults) -> str:
 
 
 def _subject(results: StudyResults) -> str:
-    """Return the network and the data, or the file of the given scores."""
+    """Return the names of network and data, or of the file of scores."""
     if results.study is None:
         return results.name
     base = results.study.base
@@ -119,7 +119,7 @@ def table_rows(results: StudyResults) -> list[tuple[str, ...]]:
     better = "" if metric.higher_is_better else ", + is better"
     head = (
         "arm",
-        heading(metric.name, metric.unit),
+        label_with_unit(metric.name, metric.unit),
         f"difference to {results.baseline} [95 %]{better}",
         "p (Holm)",
         "verdict",
@@ -159,4 +159,4 @@ def _notes(results: StudyResults) -> list[str]:
 
 def _escape_latex(text: str) -> str:
     """Return ``text`` with the special characters of LaTeX escaped."""
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda found: _LATEX[found[0]], escaping.printable(text))
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], escaping.printable(text))

@@ -1,4 +1,4 @@
-"""Formats for numbers in the report: few digits, true minus signs, a narrow no-break space before units."""
+"""Formats for numbers in the report: few digits, minus signs, a narrow no-break space before units."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "format_relative",
     "format_signed",
     "group_thousands",
-    "heading",
+    "label_with_unit",
     "si_prefix",
     "typeset_sentence",
     "unit_phrase",
@@ -57,8 +57,8 @@ def with_unit(value: str, unit: str) -> str:
     return f"{value}{NARROW_SPACE}{unit}" if unit else value
 
 
-def heading(name: str, unit: str) -> str:
-    """Return name and unit for a column or an axis, such as ``top-1, %``."""
+def label_with_unit(name: str, unit: str) -> str:
+    """Return a label of name and unit, such as ``top-1, %``."""
     return f"{name}, {unit}" if unit else name
 
 
@@ -120,7 +120,7 @@ def group_thousands(value: int) -> str:
 
 
 def format_milliseconds(value: float | None) -> str:
-    """Return three significant digits without the unit: ``0.843``, ``8.43``, ``84.3``, ``843``."""
+    """Return milliseconds with three significant digits, without the unit: ``0.843``, ``8.43``, ``84.3``, ``843``."""
     if value is None or not math.isfinite(value):
         return ABSENT
     return f"{value:.{max(0, 2 - math.floor(math.log10(max(value, 0.1))))}f}"
@@ -144,7 +144,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_relative(value: float | None, base: float | None) -> str:
-    """Return ``value`` relative to ``base`` as ``+3.1 %``, or ``×2.40`` from a ratio of 2; "" without a base.
+    """Return ``value`` relative to ``base`` as ``+3.1 %``, ``×2.40`` for ratios from 2; "" without a base.
 
     >>> format_relative(103.1, 100).replace(NARROW_SPACE, " "), format_relative(240, 100)
     ('+3.1 %', '×2.40')
@@ -173,7 +173,7 @@ def format_p_value(p: float | None) -> str:
 
 
 def typeset_sentence(text: str) -> str:
-    """Return a sentence with true minus signs and no line break before ``%``.
+    """Return a sentence with minus signs instead of hyphens, and no line break before ``%``.
 
     >>> typeset_sentence("se: -0.4 points (95 % interval -0.9 to +0.1)").replace(NARROW_SPACE, "_")
     'se: −0.4 points (95_% interval −0.9 to +0.1)'

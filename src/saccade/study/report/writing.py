@@ -64,10 +64,10 @@ def write_page(results: StudyResults, path: Path, trust: Trust = False) -> None:
     """Write the report as the HTML page ``path``.
 
     Raises:
-        UserError: no run has ended, or the page cannot be written.
+        UserError: no run is done or diverged, or the page cannot be written.
     """
     if not any(run.status in ("done", "diverged") for run in results.runs):
-        raise UserError(f"{results.name}: no run of this study is finished; there is nothing to report")
+        raise UserError(f"{results.name}: every run is missing or failed; there is nothing to report")
     with report_write_errors(path.parent):
         write_atomically(path, render_page(_context(results, trust)))
 
@@ -93,13 +93,13 @@ def _open_task(study: Study, name: str) -> Task:
     Raises:
         UserError: the images are missing or have changed.
     """
-    kind = tasks.get(name)
-    base = tasks.resolve(study.base, kind.target)
-    split = open_data(base.data, kind.target)
+    task_class = tasks.get(name)
+    base = tasks.resolve(study.base, task_class.target)
+    split = open_data(base.data, task_class.target)
     runs = (run for run in study.runs() if run.recipe.data == study.base.data)
     run_fingerprints = {done["fingerprint"] for run in runs if (done := run.finished) and done.get("fingerprint")}
     if (other_fingerprints := run_fingerprints - {split.fingerprint}) and other_fingerprints != {
         fingerprint_with_val(split)
     }:
         raise UserError(f"the images in {study.base.data.source} changed since the runs were made")
-    return kind(base, split)
+    return task_class(base, split)

@@ -32,8 +32,7 @@ def plug_control(
 ) -> nn.Module:
     """Plug a control into ``host``, in place, at the sites where ``plug`` would insert ``mechanism``.
 
-    The control starts as the mechanism does, except that ``extra`` starts as the identity, and so does the control of a
-    mechanism that is the identity by itself.
+    The control starts like the mechanism, but ``extra`` always starts as the identity.
 
     Args:
         host: any network.

@@ -3,8 +3,8 @@ r"""The control ``shuffled``: the mechanism with the gate or context of another 
     y_i = x_i ⊙ g(x_{i+1})           for a gate g
     y_i = x_i + c(x_{i+1})           for a context c
 
-Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, its
-input does not matter.
+Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, the
+mechanism's input does not matter.
 
 Training and evaluation both shuffle, so a score depends on the order of the images. Each run uses one random order,
 the same for all seeds, because neighbours in sorted folders share a class.
@@ -24,15 +24,15 @@ __all__ = ["Shuffled", "unshuffled"]
 
 
 class Shuffled(nn.Module):
-    """A gate or context that is applied to the image before the one it was computed from.
+    """A mechanism whose gate or context for one image is applied to the previous image of the batch.
 
     Args:
         channels: C of the map (B, C, H, W).
         mechanism: gate or context, modified in place, or its catalogue name.
-        options: options for that name.
+        options: options of a mechanism given by name.
 
     Raises:
-        ValueError: the mechanism is neither.
+        ValueError: ``mechanism`` is neither a gate nor a context.
     """
 
     def __init__(self, channels: int, mechanism: str | nn.Module, options: Mapping[str, Any] | None = None) -> None:

@@ -27,7 +27,7 @@ class ReportContext:
         styles: maps an arm's name to its style.
         epochs: maps the folder of a finished run, as in ``results.runs``, to the rows of its metrics.jsonl.
         task: the task with its images; None if they could not be opened again.
-        missing: reason why the images could not be opened; None if they were, and for given scores.
+        open_error: reason why the images could not be opened; None if they were opened, and for given scores.
         trust: modules outside the catalogue that saved networks may import.
     """
 
@@ -35,7 +35,7 @@ class ReportContext:
     styles: Mapping[str, ArmStyle]
     epochs: Mapping[str, Sequence[Mapping[str, Any]]]
     task: Task | None
-    missing: str | None
+    open_error: str | None
     trust: Trust
 
     @property
@@ -53,16 +53,16 @@ class ReportContext:
         planned = [arm.recipe(study.base, 0).training.epochs for arm in study.arms] if study else [0]
         return max(planned + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
 
-    def by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
-        """Return the epochs of the finished runs of ``arm`` by seed."""
+    def epochs_by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
+        """Return the metrics.jsonl rows of each finished run of ``arm``, by seed."""
         return {run.seed: self.epochs[run.folder] for run in self.results.of(arm) if self.epochs.get(run.folder)}
 
 
 class Section(ABC):
-    """One section of the report. Its module is named after it and defines one final subclass.
+    """One section of the report. A module with the section's name defines one final subclass.
 
     Attributes:
-        title: heading, also listed in the table of contents; "" for the verdicts above all sections.
+        title: heading, also listed in the table of contents; "" for the verdicts, which come first.
         order: position on the page; sections are sorted by it.
         template: Jinja template, rendered with the mapping that ``content`` returns and the function
             ``arm_label(style)``, which returns marker and name of an arm.

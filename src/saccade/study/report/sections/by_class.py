@@ -26,14 +26,15 @@ class ByClassSection(Section):
     order = 24
     template = """
 <p class="how">{{ name }} of each class, mean over seeds; below it the difference to {{ baseline }}, + is better.
-{{ which }}, sorted by how much the arms differ. Among many classes some differ by chance: no verdict follows.</p>
+{{ classes }}, sorted by the largest difference between arms. Among many classes some differ by chance:
+no verdict follows.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">class</th>
 {%- for style in styles %}<th scope="col">{{ arm_label(style) }}</th>{% endfor %}</tr></thead>
 <tbody>
 {%- for class, cells in rows %}
 <tr><th scope="row">{{ class }}</th>
-{%- for value, more in cells %}<td>{{ value }}<span class="second">{{ more }}</span></td>{% endfor %}</tr>
+{%- for value, difference in cells %}<td>{{ value }}<span class="second">{{ difference }}</span></td>{% endfor %}</tr>
 {%- endfor %}
 </tbody>
 </table></div>
@@ -66,14 +67,14 @@ class ByClassSection(Section):
         return {
             "name": capitalise(metric.name) + unit_phrase(metric.unit),
             "baseline": context.results.baseline,
-            "which": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
+            "classes": f"{len(rows)} of {total} classes" if len(rows) < total else "All classes",
             "styles": context.styles.values(),
             "rows": rows,
         }
 
 
 def _means(results: StudyResults, arm: str) -> list[float | None]:
-    """Return the mean over the seeds for each class; [] without scores by class."""
+    """Return the mean over the seeds for each class; [] if the runs have no scores by class."""
     runs = [run.by_class.get(results.metric.name, []) for run in results.of(arm)]
     columns = [[run[k] for run in runs if k < len(run)] for k in range(max(map(len, runs), default=0))]
     scores_by_class = [[score for score in column if score is not None] for column in columns]

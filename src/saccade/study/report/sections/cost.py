@@ -23,9 +23,10 @@ class CostSection(Section):
     title = "Cost"
     order = 50
     template = """
-<p class="how">{% if where %}Measured on this network, input size and machine: {{ where }}. MACs count every
+<p class="how">{% if machine %}Measured with the study’s network and input size on {{ machine }}. MACs count every
 multiply-add, deformable sampling and attention products included. Latency: median, and the range of the middle
-90&#8239;%, in milliseconds. {% endif %}Training: median seconds of a run. Percentages are relative to none.</p>
+90&#8239;%, in milliseconds. {% endif %}Training: median seconds of a run. Percentages are relative to
+{{ baseline }}.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th><th scope="col">parameters</th><th scope="col">MACs</th>
 <th scope="col">latency, batch 1<br>ms</th>
@@ -34,8 +35,8 @@ multiply-add, deformable sampling and attention products included. Latency: medi
 <tbody>
 {%- for style, cells in rows %}
 <tr><th scope="row">{{ arm_label(style) }}</th>
-{%- for value, more in cells %}
-<td>{{ value }}<span class="second">{{ more }}</span></td>
+{%- for value, change in cells %}
+<td>{{ value }}<span class="second">{{ change }}</span></td>
 {%- endfor %}</tr>
 {%- endfor %}
 </tbody>
@@ -59,9 +60,9 @@ multiply-add, deformable sampling and attention products included. Latency: medi
             rows.append((style, cells))
         measured = next((row.cost for row in results.arms if row.cost), None)
         if measured is None:
-            return {"rows": rows, "batch": None, "where": None}
-        conditions = f"{measured.device}, {measured.threads} thread{'s' * (measured.threads > 1)}"
-        return {"rows": rows, "batch": measured.batch, "where": conditions}
+            return {"rows": rows, "batch": None, "baseline": baseline, "machine": None}
+        machine = f"{measured.device}, {measured.threads} thread{'s' * (measured.threads > 1)}"
+        return {"rows": rows, "batch": measured.batch, "baseline": baseline, "machine": machine}
 
 
 def _costs(results: StudyResults, row: ArmResult) -> list[tuple[float | None, str]]:
@@ -70,10 +71,10 @@ def _costs(results: StudyResults, row: ArmResult) -> list[tuple[float | None, st
     training = (median(seconds) if seconds else None, "")
     if row.cost is None:
         return [(row.parameters, ""), (None, ""), (None, ""), (None, ""), training]
-    times = [(time.median, _latency_range(time)) for time in (row.cost.latency, row.cost.batched)]
-    return [(row.cost.parameters, ""), (row.cost.macs, ""), *times, training]
+    latencies = [(latency.median, _latency_range(latency)) for latency in (row.cost.latency, row.cost.batched)]
+    return [(row.cost.parameters, ""), (row.cost.macs, ""), *latencies, training]
 
 
-def _latency_range(time: Latency) -> str:
+def _latency_range(latency: Latency) -> str:
     """Return the range of the middle 90 % of the timed runs, in milliseconds."""
-    return f"{format_milliseconds(time.low)}–{format_milliseconds(time.high)}"
+    return f"{format_milliseconds(latency.low)}–{format_milliseconds(latency.high)}"

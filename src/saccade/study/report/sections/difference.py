@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from markupsafe import Markup
 
 from saccade.metrics.metric import Metric
-from saccade.study.findings import Difference as Finding
+from saccade.study.findings import Difference
 from saccade.study.report.charts import ArmStyle, marker
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.svg import Scale, element, n_decimals, padded_range, svg_chart, ticks
@@ -38,14 +38,14 @@ class DifferenceSection(Section):
     <span class="word {{ row.class }}">{{ row.verdict }}</span></span></div>
 </div>
 {%- endmacro -%}
-<p class="how">{{ name }}{{ on }} against <b>{{ baseline }}</b>{{ unit }}. {{ sign_note }}Bar: 95&#8239;%
-interval of the mean. Dots: each seed’s own difference. Shaded: ±{{ margin }}, within which two networks count as equal.
-{%- if hosts %} An arm on another host shares seed, data order and augmentation with {{ baseline }}, but not
+<p class="how">{{ name }}{{ scored_on }} against <b>{{ baseline }}</b>{{ unit }}. {{ sign_note }}Bar: 95&#8239;%
+interval of the mean. Dots: difference of each seed. Shaded: ±{{ margin }}, within which two networks count as equal.
+{%- if has_other_hosts %} An arm on another host shares seed, data order and augmentation with {{ baseline }}, but not
 the initial weights.{% endif %}</p>
 <div class="forest">
 <div class="row head"><span class="empty"></span>
 <span class="between plot"><span>← worse than {{ baseline }}</span><span>better than {{ baseline }} →</span></span>
-<span class="figures empty"><span>{{ points }}</span><span>95&#8239;% interval</span></span></div>
+<span class="figures empty"><span>{{ difference_unit }}</span><span>95&#8239;% interval</span></span></div>
 {%- for row in mechanisms %}
 {{ forest_row(row) }}
 {%- endfor %}
@@ -89,11 +89,11 @@ the initial weights.{% endif %}</p>
         unit = "percentage points" if metric.unit == "%" else metric.unit
         return {
             "name": capitalise(metric.name),
-            "on": " on the test images" if results.study else "",
+            "scored_on": " on the test images" if results.study else "",
             "unit": f", in {unit}" if unit else "",
             "sign_note": "" if metric.higher_is_better else f"Lower {metric.name} is better, so + means lower. ",
-            "points": metric.difference_unit or "difference",
-            "hosts": False in shares_host.values(),
+            "difference_unit": metric.difference_unit or "difference",
+            "has_other_hosts": False in shares_host.values(),
             "baseline": results.baseline,
             "mechanisms": [row for row in rows if not row["control"]],
             "controls": [row for row in rows if row["control"]],
@@ -103,7 +103,7 @@ the initial weights.{% endif %}</p>
         }
 
 
-def _differences_by_seed(results: StudyResults, finding: Finding) -> list[tuple[int, float]]:
+def _differences_by_seed(results: StudyResults, finding: Difference) -> list[tuple[int, float]]:
     """Return (seed, difference) for each seed whose run and baseline run are finished."""
     scores = {arm.arm.name: arm.scores for arm in results.arms}
     pairs = zip(results.seeds, scores[finding.name], scores[finding.baseline], strict=True)
@@ -119,17 +119,17 @@ class ForestRow:
     difference: float | None
     low: float | None
     high: float | None
-    raw: Sequence[tuple[int, float]]
+    difference_by_seed: Sequence[tuple[int, float]]
 
 
 def forest_scale(rows: Sequence[ForestRow], margin: float) -> Scale:
-    """Return the axis shared by all rows; it contains every interval, every dot and the band ± ``margin``."""
-    values = [v for row in rows for v in (row.low, row.high, row.difference, *(d for _, d in row.raw))]
+    """Return a scale that contains all intervals, dots and the band ± ``margin``."""
+    values = [v for row in rows for v in (row.low, row.high, row.difference, *(d for _, d in row.difference_by_seed))]
     return Scale(*padded_range([*values, -margin, margin], min_span=2 * margin))
 
 
 def forest_chart(row: ForestRow, scale: Scale, margin: float, metric: Metric) -> Markup:
-    """Return the chart of one arm: mean and interval above, the difference of each seed as a dot below."""
+    """Return the chart of one arm: mean and interval, and below them a dot per seed."""
     height, center_y, dots_y, style = 50, 17, 36, row.style
     left, right = scale(-margin), scale(margin)
     elements = [element("rect", x=f"{left:.2f}%", width=f"{right - left:.2f}%", y=0, height=height, class_="band")]
@@ -139,7 +139,7 @@ def forest_chart(row: ForestRow, scale: Scale, margin: float, metric: Metric) ->
     if row.low is not None and row.high is not None:
         interval_line = {"x1": scale.percent(row.low), "x2": scale.percent(row.high), "y1": center_y, "y2": center_y}
         elements.append(element("line", **interval_line, class_=f"interval {style.classes}"))
-    for i, (seed, value) in enumerate(row.raw):
+    for i, (seed, value) in enumerate(row.difference_by_seed):
         difference_text = with_unit(format_signed(value, metric.digits), metric.difference_unit)
         tip = element("title", f"{style.name}, seed {seed}: {difference_text}")
         y = dots_y + 4 * (i % 3 - 1)  # staggered, so that equal differences do not overlap

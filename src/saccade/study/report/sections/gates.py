@@ -20,7 +20,7 @@ MAX_SITES = 12
 """Maximum number of sites drawn per arm."""
 _KINDS = {
     "gate": ("effective gate", 1.0),
-    "context": ("size of what is added", 0.0),
+    "context": ("magnitude of the added context", 0.0),
     "change": ("relative change of the map", 0.0),
 }
 """Maps a kind of measurement to its label and its value for a plug that changes nothing."""
@@ -33,15 +33,15 @@ class GatesSection(Section):
     title = "How far the gates moved"
     order = 40
     template = """
-<p class="how">What each plug does to 16 test images, from before training to the last epoch. One line per seed: the
+<p class="how">Effect of each plug on 16 test images, from before training to the last epoch. One line per seed: the
 mean over channels, positions and images; the band is the standard deviation. An effective gate of 1 (dashed) passes the
 map unchanged; the dotted line is the value before training.</p>
 <div class="panels wide">
 {%- for panel in panels %}
 <div class="panel"><h3>{{ arm_label(panel.style) }}</h3>
 <p class="under">{{ panel.kind }}, {{ panel.start }}; every strip spans {{ panel.range }}</p>
-{%- for name, moved, chart in panel.sites %}
-<div class="site"><div class="line"><code>{{ name }}</code><span>{{ moved }}</span></div>{{ chart }}</div>
+{%- for name, summary, chart in panel.sites %}
+<div class="site"><div class="line"><code>{{ name }}</code><span>{{ summary }}</span></div>{{ chart }}</div>
 {%- endfor %}
 {%- if panel.sites | length < panel.total %}
 <p class="under">{{ panel.sites | length }} of {{ panel.total }} sites, evenly spaced; all are in metrics.jsonl.</p>
@@ -54,7 +54,9 @@ map unchanged; the dotted line is the value before training.</p>
     def content(self, context: ReportContext) -> Mapping[str, Any] | None:
         epochs = context.last_epoch
         sites_by_arm = {
-            row.arm: sites for row in context.results.arms if (sites := _sites_by_name(context.by_seed(row.arm.name)))
+            row.arm: sites
+            for row in context.results.arms
+            if (sites := _sites_by_name(context.epochs_by_seed(row.arm.name)))
         }
         every_site = [site for sites in sites_by_arm.values() for site in sites.values()]
         ranges = {kind: _value_range([site for site in every_site if site.kind == kind]) for kind in _KINDS}
@@ -128,7 +130,7 @@ def _sites_by_name(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str,
 
 
 def _value_range(sites: Sequence[SiteGates]) -> tuple[float, float]:
-    """Return the range of mean ± standard deviation over all sites, at least 0."""
+    """Return the range of mean ± standard deviation over all sites, cut at 0."""
     rows = [row for site in sites for rows in site.rows_by_seed.values() for row in rows]
     low, high = padded_range([v for _, mean, std in rows for v in (mean - std, mean + std)], min_span=0.1)
     return max(low, 0.0), high
@@ -150,10 +152,10 @@ def gate_chart(style: ArmStyle, site: SiteGates, bounds: tuple[float, float], ep
     for rows in site.rows_by_seed.values():
         lines.append(polyline([(x_scale(e), plot_scale(m)) for e, m, _ in rows], class_=f"gateline {style.classes}"))
     start = fmean(rows[0][1] for rows in site.rows_by_seed.values())
-    neutral_line = [(neutral_value, "one")] if y_scale.contains(neutral_value) else []
+    neutral_line = [(neutral_value, "neutral")] if y_scale.contains(neutral_value) else []
     reference_lines = [
         element("line", x1=0, x2="100%", y1=y_scale(v), y2=y_scale(v), class_=c)
-        for v, c in (*neutral_line, (start, "from"))
+        for v, c in (*neutral_line, (start, "start"))
     ]
     background = element("rect", x=0, y=0, width="100%", height=height, class_="ground")
     label = f"{style.name}: gate movement from epoch 0 to {epochs}"

@@ -12,14 +12,14 @@ __all__ = ["GivenScoresSection"]
 
 @final
 class GivenScoresSection(Section):
-    """The files, the column and how they were read."""
+    """The files and the column of the scores, and the reading options."""
 
     title = "Where the scores come from"
     order = 90
     template = """
 <dl class="facts">
-{%- for term, words in origin.items() %}
-<dt>{{ term }}</dt><dd>{{ words }}</dd>
+{%- for term, value in origin.items() %}
+<dt>{{ term }}</dt><dd>{{ value }}</dd>
 {%- endfor %}
 </dl>
 """

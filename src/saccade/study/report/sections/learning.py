@@ -27,7 +27,7 @@ class LearningSection(Section):
     template = """
 <p class="how">Test {{ name }} after each epoch: one thin line per seed, their mean in bold, the plain host’s mean in
 grey. All panels share one range; the first, steep epochs may lie outside. The score is that of the last epoch, or of
-the epoch chosen on validation images; never the best of these curves.</p>
+the epoch chosen on validation images; never the best epoch on test images.</p>
 <div class="panels">
 {%- for style, last, chart in panels %}
 <figure class="panel"><div class="line"><h3>{{ arm_label(style) }}</h3><span class="last">{{ last }}</span></div>
@@ -44,7 +44,7 @@ the epoch chosen on validation images; never the best of these curves.</p>
             name: {
                 seed: [(row["epoch"], score) for row in subsample(rows, 150)
                        if (score := row["scores"].get(metric.name)) is not None]
-                for seed, rows in context.by_seed(name).items()
+                for seed, rows in context.epochs_by_seed(name).items()
             }
             for name in context.styles
         }  # fmt: skip
@@ -74,7 +74,7 @@ def learning_chart(
     epochs: int,
     metric: Metric,
 ) -> Markup:
-    """Return one thin line per seed, their mean in bold, and the mean of the plain host in grey."""
+    """Return a chart with one thin line per seed, their bold mean, and the plain host's mean in grey."""
     height = 170.0
     x_scale = Scale(1, max(epochs, 2))
     plot_scale, y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)

@@ -26,7 +26,7 @@ class OriginSection(Section):
 <p class="how">{{ description }}</p>
 {%- endif %}
 <div class="origin">
-<div><h3>Recipe; {{ own }} and seed differ by run</h3><pre>{{ recipe }}</pre></div>
+<div><h3>Recipe ({{ varied_settings }} and seed differ between runs)</h3><pre>{{ recipe }}</pre></div>
 <div><h3>Environment</h3>
 <dl class="facts">
 {%- for term, value in environment.items() %}
@@ -37,8 +37,8 @@ class OriginSection(Section):
 {%- if settings %}
 <h3>Settings of each arm that differ</h3>
 <dl class="facts">
-{%- for name, words in settings %}
-<dt>{{ name }}</dt><dd>{{ words }}</dd>
+{%- for name, text in settings %}
+<dt>{{ name }}</dt><dd>{{ text }}</dd>
 {%- endfor %}
 </dl>
 {%- endif %}
@@ -51,7 +51,7 @@ class OriginSection(Section):
         toml = study.base.to_toml()
         return {
             "description": f"{task.data.description.rstrip('.')}." if task else None,
-            "own": "mechanism" if context.compares_attention_only else "settings of the arm",
+            "varied_settings": "mechanism" if context.compares_attention_only else "settings of the arm",
             "settings": [] if context.compares_attention_only else [_arm_settings(arm) for arm in study.arms[1:]],
             "recipe": re.sub(r"(?m)^\[[\w.]+\]\n(?=\n|\Z)\n?", "", toml).strip(),  # without empty tables
             "environment": _environment(study, results.runs),
@@ -64,7 +64,7 @@ def _arm_settings(arm: Arm) -> tuple[str, str]:
 
 
 def _environment(study: Study, runs: Sequence[RunResult]) -> dict[str, str]:
-    """Return the environment of the first finished run; a note reports differences between runs."""
+    """Return the environment of the first finished run that recorded one."""
     folders = (study.folder / run.folder for run in runs if run.status == "done")
     environments = (read(folder / "environment.json", Environment) for folder in folders)
     return next((_flatten(values) for values in environments if values), {})

@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, final
 
 from saccade.study.report.sections.base import ReportContext, Section
-from saccade.study.report.typeset import format_interval, format_number, format_signed, heading
+from saccade.study.report.typeset import format_interval, format_number, format_signed, label_with_unit
 
 if TYPE_CHECKING:
     from saccade.study.results import OtherMetric
@@ -31,7 +31,7 @@ decides it.</p>
 <tbody>
 {%- for style, cells in rows %}
 <tr><th scope="row">{{ arm_label(style) }}</th>
-{%- for value, more in cells %}<td>{{ value }}<span class="second">{{ more }}</span></td>{% endfor %}</tr>
+{%- for value, difference in cells %}<td>{{ value }}<span class="second">{{ difference }}</span></td>{% endfor %}</tr>
 {%- endfor %}
 </tbody>
 </table></div>
@@ -42,7 +42,7 @@ decides it.</p>
         if not others:
             return None
         headers = [
-            (heading(other.metric.name, other.metric.unit),
+            (label_with_unit(other.metric.name, other.metric.unit),
              "higher is better" if other.metric.higher_is_better else "lower is better")
             for other in others
         ]  # fmt: skip

@@ -61,15 +61,15 @@ class PicturesSection(Section):
     title = "The same images under every arm"
     order = 60
     template = """
-{%- macro answer(drawing, picture) -%}
+{%- macro prediction(drawing, picture) -%}
 {%- set word = {true: "right", false: "wrong", none: ""}[drawing.right] -%}
 {{ picture or "" }}<span class="answer {{ word }}">
 {%- if word %}<svg viewBox="0 0 16 16" aria-hidden="true"><path d="
 {{- "M2,9l4,4l8,-10" if drawing.right else "M3,3l10,10M13,3l-10,10" }}"/></svg><span class="hidden">{{ word }}: </span>
 {%- endif %}{{ drawing.caption }}</span>
 {%- endmacro -%}
-{%- if missing %}
-<p class="how">No images: {{ missing }}</p>
+{%- if open_error %}
+<p class="how">No images: {{ open_error }}</p>
 {%- else %}
 {{ definitions }}
 <p class="how">{{ description }} Colour shows how much of the feature map the plug passes, on the scale above each
@@ -80,17 +80,18 @@ input to output, channels from left to right.
 <div class="scroll pictures{% if smooth %} smooth{% endif %}" style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
 <thead><tr><th scope="col">image</th>
 {%- for column in columns %}
-<th scope="col">{{ arm_label(column.style) }}<span class="second">{% if not common %}seed {{ column.seed }} {% endif %}
+<th scope="col">{{ arm_label(column.style) }}<span class="second">
+{%- if not has_common_seed %}seed {{ column.seed }} {% endif %}
 {{- column.site or "" }}</span>
-{%- if column.ends %}<span class="ramp"></span><span class="ends"><span>{{ column.ends[0] }}</span><span>
-{{- column.ends[1] }}</span></span>{% endif %}</th>
+{%- if column.scale_ends %}<span class="ramp"></span><span class="ends"><span>{{ column.scale_ends[0] }}</span><span>
+{{- column.scale_ends[1] }}</span></span>{% endif %}</th>
 {%- endfor %}</tr></thead>
 <tbody>
 {%- for overlay, drawing, picture in truths %}{% set k = loop.index0 %}
-<tr><td>{{ overlay }}{{ answer(drawing, picture) }}</td>
+<tr><td>{{ overlay }}{{ prediction(drawing, picture) }}</td>
 {%- for column in columns %}{% set overlay, drawing, picture = column.cells[k] %}
 <td>{% if overlay %}{{ overlay }}{% else %}<span class="plane void">no gate</span>{% endif %}
-{{- answer(drawing, picture) }}</td>
+{{- prediction(drawing, picture) }}</td>
 {%- endfor %}</tr>
 {%- endfor %}
 </tbody>
@@ -102,15 +103,15 @@ input to output, channels from left to right.
         if context.results.study is None:
             return None
         if context.task is None:
-            return {"missing": context.missing}
+            return {"open_error": context.open_error}
         try:
-            return {"missing": None, **_examples(context, context.results.study, context.task)}
+            return {"open_error": None, **_examples(context, context.results.study, context.task)}
         except UserError as error:
-            return {"missing": str(error)}
+            return {"open_error": str(error)}
 
 
 def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any]:
-    """Return test images under every arm with a finished run, all from one seed if the arms share one.
+    """Return the variables of the template: test images, and one column per arm with a saved network.
 
     Raises:
         UserError: a saved network or its rows do not belong to these images.
@@ -123,7 +124,7 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
         description = f"{description} All networks are those of seed {common_seed}."
     if any(arm.control == "shuffled" for arm in runs):
         description = (
-            f"{description} A shuffled mechanism sees the image of the next row, in the last row that of the first."
+            f"{description} A shuffled mechanism reads the image of the next row, in the last row that of the first."
         )
     pictures = [task.data.test.raw_image(i) for i in indices]
     definitions = element("defs", *(_image_definition(k, picture) for k, picture in enumerate(pictures)))
@@ -132,7 +133,7 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     overlays = [_overlay(k, None, drawing.caption) for k, drawing in enumerate(truths)]
     return {
         "description": description,
-        "common": common_seed is not None,
+        "has_common_seed": common_seed is not None,
         "truths": _make_cells("truth", overlays, truths),
         "columns": [_column(context, study, task, arm, run, indices) for arm, run in runs.items()],
         "definitions": element("svg", definitions, width=0, height=0, class_="hidden", aria_hidden="true"),
@@ -174,7 +175,7 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     image_scores = next((metric.values for metric in task.metrics if metric.values is not None), None)
     if image_scores is not None:
         rows_of_runs = [{"value": image_scores(rows)} for rows in rows_of_runs]
-    disputed = [i for i in order if _answers_differ([select_images(rows, [i]) for rows in rows_of_runs])]
+    disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
     disputed_shown = disputed[: N_IMAGES // 2]
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
     if not disputed_shown:
@@ -182,19 +183,19 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     share = f"{100 * len(disputed) / n_images:.1f}{NARROW_SPACE}%"
     return random_picks + disputed_shown, (
         f"{len(random_picks)} test images drawn at random, then {len(disputed_shown)} drawn from the {share} of all "
-        f"test images on which these networks {'answer' if image_scores is None else 'score'} differently."
+        f"test images on which these networks {'predict' if image_scores is None else 'score'} differently."
     )
 
 
-def _answers_differ(rows: Sequence[Rows]) -> bool:
-    """Return True if two of the networks have different rows."""
+def _predictions_differ(rows: Sequence[Rows]) -> bool:
+    """Return True if two networks predict differently."""
     return any(not torch.equal(other[key], rows[0][key]) for other in rows[1:] for key in other)
 
 
 def _column(
     context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
-    """Return one arm's style, seed, site, ends of the colour scale, and cells."""
+    """Return one arm's column: style, seed, site, ends of the colour scale, and cells."""
     recipe = resolve(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
@@ -216,16 +217,16 @@ def _column(
             colours = _colour_map((heat_map - low) / (high - low))
             overlays[k] = _overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
     style, cells = context.styles[arm.name], _make_cells(arm.name, overlays, drawings)
-    return {"style": style, "seed": run.seed, "site": label, "ends": scale_ends, "cells": cells}
+    return {"style": style, "seed": run.seed, "site": label, "scale_ends": scale_ends, "cells": cells}
 
 
 def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
-    """Return what the plugs pass (B, h, w), the site of the maps, and a label; all None without plugs.
+    """Return the fractions (B, h, w) that plugs pass, their site, and a label; all None without plugs.
 
     The site is None for strips of channels.
     """
     gates, passed = gate_maps(model, images), passed_fractions(model, images)
-    # The magnitude behind a channel gate varies over positions too, but the gate does not cause that.
+    # The magnitude after a channel gate varies over positions too, but the gate does not cause that.
     magnitudes = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
     site = site_to_show(magnitudes, min_size=MIN_MAP_SIDE)
     if site is not None:
@@ -237,7 +238,7 @@ def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | N
 
 
 def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> None:
-    """Raise UserError unless the network saved in ``folder`` is for images of these classes and (C, H, W)."""
+    """Raise UserError unless the network saved in ``folder`` is for these classes and images of this size (C, H, W)."""
     saved = describe(folder)
     for key, needed in (("classes", list(classes)), ("input", list(size))):
         if (saved[key] or []) != needed:
@@ -280,7 +281,7 @@ def _make_cells(name: str, overlays: Sequence[Markup | None], drawings: Sequence
 
 
 def _image_definition(i: int, pixels: Tensor) -> Markup:
-    """Return an image uint8 (C, H, W), downscaled to ``MAX_SIDE``, as a definition that others refer to."""
+    """Return an image uint8 (C, H, W), downscaled to ``MAX_SIDE``, as an element ``picture-i`` for ``use``."""
     array = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)

@@ -18,7 +18,7 @@ class RunsSection(Section):
     title = "Every run"
     order = 70
     template = """
-<p class="how">{{ name }}{{ scored }}{{ unit }}. Each row shows the spread over seeds; differences are
+<p class="how">{{ name }}{{ scored_on }}{{ unit }}. Each row shows the spread over seeds; differences are
 computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>{% for seed in seeds %}<th scope="col">seed {{ seed }}</th>{% endfor %}
@@ -26,12 +26,12 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
 <tbody>
 {%- for row in rows %}
 <tr><th scope="row">{{ arm_label(row.style) }}</th>
-{%- for cell, bad in row.cells %}<td{% if bad %} class="bad"{% endif %}>{{ cell }}</td>{% endfor -%}
+{%- for cell, has_no_score in row.cells %}<td{% if has_no_score %} class="bad"{% endif %}>{{ cell }}</td>{% endfor -%}
 <td><b>{{ row.mean }}</b></td><td>{{ row.sd }}</td></tr>
 {%- endfor %}
-{%- if trivial %}
-<tr class="soft"><td colspan="{{ seeds | length + 1 }}">{{ trivial[0] }}, without looking at the image</td>
-<td>{{ trivial[1] }}</td><td></td></tr>
+{%- if trivial_name %}
+<tr class="soft"><td colspan="{{ seeds | length + 1 }}">{{ trivial_name }}, without looking at the image</td>
+<td>{{ trivial_score }}</td><td></td></tr>
 {%- endif %}
 </tbody>
 </table></div>
@@ -50,12 +50,14 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
                 ],
                 "mean": format_number(arm.mean, metric.digits), "sd": format_number(arm.sd, metric.digits),
             })  # fmt: skip
+        trivial_name, trivial_score = results.trivial or (None, None)
         return {
             "name": capitalise(metric.name),
             "unit": unit_phrase(metric.unit),
-            "scored": f" of {results.scored}" if results.scored else "",
+            "scored_on": f" of {results.scored}" if results.scored else "",
             "seeds": results.seeds,
             "rows": rows,
-            "trivial": results.trivial and (results.trivial[0], format_number(results.trivial[1], metric.digits)),
+            "trivial_name": trivial_name,
+            "trivial_score": format_number(trivial_score, metric.digits),
             "diagnostics": typeset_sentence(results.analysis.diagnostics()) if results.analysis else None,
         }

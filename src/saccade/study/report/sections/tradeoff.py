@@ -13,7 +13,7 @@ from saccade.metrics.metric import Metric
 from saccade.study.report.charts import ArmStyle, gridlines, marker
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.svg import Scale, element, padded_range, svg_chart, ticks
-from saccade.study.report.typeset import format_number, heading, si_prefix, with_unit
+from saccade.study.report.typeset import format_number, label_with_unit, si_prefix, with_unit
 
 __all__ = ["TradeoffSection"]
 
@@ -29,8 +29,8 @@ class TradeoffSection(Section):
 Horizontal bars: range of the middle 90&#8239;% of the timed runs.</p>
 <div class="legend">{% for style in styles %}<span>{{ arm_label(style) }}</span>{% endfor %}</div>
 <div class="pair">
-{%- for title, chart, under in charts %}
-<figure class="panel"><h3>{{ title }}</h3>{{ chart }}<p class="under middle">{{ under }}</p></figure>
+{%- for title, chart, x_label in charts %}
+<figure class="panel"><h3>{{ title }}</h3>{{ chart }}<p class="under middle">{{ x_label }}</p></figure>
 {%- endfor %}
 </div>
 """
@@ -79,7 +79,7 @@ def cost_chart(points: Sequence[CostPoint], unit: str, metric: Metric) -> Markup
     score_ends = [v for point in points for v in (point.score - point.spread, point.score + point.spread)]
     y_scale = Scale(*padded_range(score_ends, min_span=metric.margin / 2), height, 0.0)
     elements = [*gridlines(y_scale, 5), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
-    elements.append(element("text", heading(metric.name, metric.unit), x=-30, y=-12, class_="tick"))
+    elements.append(element("text", label_with_unit(metric.name, metric.unit), x=-30, y=-12, class_="tick"))
     for tick in ticks(x_scale.low, x_scale.high, 5):
         x = x_scale.percent(tick)
         elements.append(element("text", f"{tick:g}", x=x, y=height + 18, text_anchor="middle", class_="tick"))
@@ -99,7 +99,7 @@ def cost_chart(points: Sequence[CostPoint], unit: str, metric: Metric) -> Markup
     for point, (label_x, label_y, anchor) in _label_positions(points, x_scale, y_scale).items():
         position = {"x": f"{label_x:.2f}%", "y": label_y, "text_anchor": anchor}
         elements.append(element("text", point.style.name, **position, class_=f"name {point.style.classes}"))
-    return svg_chart(*elements, height=height + 24, label=f"{heading(metric.name, metric.unit)} against {unit}")
+    return svg_chart(*elements, height=height + 24, label=f"{label_with_unit(metric.name, metric.unit)} against {unit}")
 
 
 def _label_positions(

@@ -16,9 +16,9 @@ __all__ = ["TuningSection"]
 
 @final
 class TuningSection(Section):
-    """One row per arm, one column per tried value."""
+    """One row per arm, one column per tried combination of settings."""
 
-    title = "What was chosen"
+    title = "Tuned settings"
     order = 12
     template = """
 <p class="how">{{ name }} on validation images{{ unit }}, mean ± standard deviation of {{ runs_per_value }} tuning runs;
@@ -29,13 +29,13 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
 <tbody>
 {%- for style, cells in rows %}
 <tr><th scope="row">{{ arm_label(style) }}</th>
-{%- for score, times in cells %}<td>{{ score }}<span class="second">{% if times %}<b>chosen for {{ times }}</b>
+{%- for score, n_seeds in cells %}<td>{{ score }}<span class="second">{% if n_seeds %}<b>chosen for {{ n_seeds }}</b>
 {%- else %}not chosen{% endif %}</span></td>{% endfor %}<td>{{ runs }}</td></tr>
 {%- endfor %}
 </tbody>
 </table></div>
-{%- if edges %}
-<ul class="notes">{% for edge in edges %}<li>{{ edge }}</li>{% endfor %}</ul>
+{%- if edge_notes %}
+<ul class="notes">{% for note in edge_notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {%- endif %}
 """
 
@@ -54,7 +54,7 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
             ],
             "runs": tuned.runs_per_arm,
             "rows": [(context.styles[arm.name], _value_cells(arm, results.metric)) for arm in tuned.arms],
-            "edges": tuned.edge_notes(),
+            "edge_notes": tuned.edge_notes(),
         }
 
 

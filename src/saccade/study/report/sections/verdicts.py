@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["VerdictsSection"]
 
-_STATUS_PHRASES = {"diverged": "diverged", "failed": "failed", "missing": "is not run yet"}
+_STATUS_PHRASES = {"diverged": "diverged", "failed": "failed", "missing": "has not run yet"}
 """Maps the status of a run without a score to a phrase."""
 
 
@@ -39,7 +39,7 @@ class VerdictsSection(Section):
   {%- if card.row.verdict %}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
   {{- card.badge }}</span>{% endif %}</div>
   <p class="lead"><span class="hidden">{{ card.head }}. </span>
-  {%- if card.figure %}<b>{{ card.figure }}</b> {% endif %}{{ card.rest }}
+  {%- if card.difference %}<b>{{ card.difference }}</b> {% endif %}{{ card.rest }}
   {%- if card.shares_host is false %}<span class="second">Another host: it shares seed, data order and augmentation with
   {{ baseline }}, but not the initial weights.</span>{% endif %}</p>
 </li>
@@ -62,9 +62,10 @@ class VerdictsSection(Section):
         shares_host = {row.arm.name: row.shares_host for row in results.arms}
         cards = []
         for finding in results.analysis.differences if results.analysis else ():
-            head, figure, rest = map(typeset_sentence, finding.parts())
+            head, difference, rest = map(typeset_sentence, finding.parts())
             cards.append({
-                "row": finding, "style": context.styles[finding.name], "head": head, "figure": figure, "rest": rest,
+                "row": finding, "style": context.styles[finding.name], "head": head,
+                "difference": difference, "rest": rest,
                 "badge": f"equal within ±{finding.margin:g}" if finding.verdict == "equal" else finding.verdict,
                 "shares_host": shares_host[finding.name],
             })  # fmt: skip
