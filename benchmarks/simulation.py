@@ -215,7 +215,7 @@ def simulate(
     false = np.isin(null.verdict[:, family], ["helps", "hurts"])
     covered = ((null.low <= 0) & (null.high >= 0)).mean(axis=0)
     known = replace(images, squared=lasts)
-    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, images=known)
+    planned = planned_detectable(scale.sigma, seeds, arms, mechanisms, alpha, image_error=known)
     stated = detectable_multiplier(df, mechanisms, alpha) * se
     return Figures(
         any_false=share(false.any(axis=1)),

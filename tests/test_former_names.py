@@ -77,8 +77,8 @@ def test_attributes_with_old_names_are_taken_over():
     assert site.parent == "1"
     plug = _aged(last.module, {"outputs": "relay"})
     assert plug.outputs is first.module.outputs is not None
-    place = _aged(last.module.previous[0], {"outputs": "relay"})
+    place = _aged(last.module.stage_readers[0], {"outputs": "relay"})
     assert place.outputs is first.module.outputs
     with place.outputs.call():
-        first.module.previous[0](torch.ones(1, 8))
+        first.module.stage_readers[0](torch.ones(1, 8))
         assert [v.shape for v in place(torch.zeros(1, 8))] == [(1, 8)]

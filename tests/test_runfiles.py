@@ -161,8 +161,8 @@ def test_a_study(study):
             {"attention.mechanism": "se", "attention.control": "extra", "attention.where": "stage"},
         ),
     ]
-    assert [run.finished["scores"]["top-1"] for run in found.runs()] == [25.0, 75.0, 50.0, 50.0, 100.0, 25.0]
-    assert Study(found.base, found.arms, found.seeds, study).claim()
+    assert [run.done_record["scores"]["top-1"] for run in found.runs()] == [25.0, 75.0, 50.0, 50.0, 100.0, 25.0]
+    assert Study(found.base, found.arms, found.seeds, study).check_folder()
 
 
 def test_the_results_of_a_study(study):

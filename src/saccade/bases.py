@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade.ops.branch import gated_by
 from saccade.ops.eager import is_captured, is_transformed
+from saccade.ops.self_gating import gated_by
 
 __all__ = [
     "BatchNorm2d", "Context", "Convolution", "Gate", "blend", "check_choice", "match_strides", "reduced_channels",

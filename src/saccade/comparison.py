@@ -17,9 +17,8 @@ from saccade.events import Notify, ReportBegan, StudyPlanned, ignore
 from saccade.recipe import Recipe
 from saccade.study.arms import BASELINE
 from saccade.study.arms import arms as parse_arms
-from saccade.study.engine import execute, slots_for
-from saccade.study.plan import TUNING, Study
-from saccade.study.plan import seeds as parse_seed_text
+from saccade.study.engine import cpu_slots, execute
+from saccade.study.plan import TUNING, Study, parse_seeds
 from saccade.study.tuning import Tuning
 from saccade.study.tuning_grid import Settings as TunedSettings
 from saccade.study.tuning_grid import tuning_grid
@@ -144,7 +143,7 @@ def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **exec
     Raises:
         UserError: ``execute`` raised, or a tuning run failed.
     """
-    outcomes = execute(tuning.trials, slots, device, notify, **execution)
+    outcomes = execute(tuning.tuning_study, slots, device, notify, **execution)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
         run = failed[0].run
         raise UserError(
@@ -192,7 +191,7 @@ def forecast(
         device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
             return forecast_study(design.study, design.slots, device, design.trust)
-        runs = sum(run.finished is None for run in tuning.runs())
+        runs = sum(run.done_record is None for run in tuning.runs())
         result = forecast_study(design.study if runs else tuning.tuned_study(), design.slots, device, design.trust)
         return replace(result, tuning_runs=runs, tuning_minutes=runs * result.minutes / max(result.runs, 1))
 
@@ -261,7 +260,7 @@ def _design(
         raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
     grid = tuning_grid(_tune_arguments(tune), base)
     study, tuning = _reserve_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
-    n_slots = slots or slots_for(base.training.threads, device)
+    n_slots = slots or cpu_slots(base.training.threads, device)
 
     def describe(label: str, runs: int, folder: Path) -> str:
         parallelism = "one per device" if n_slots is None else f"{min(n_slots, runs)} at a time"
@@ -276,8 +275,8 @@ def _design(
     description = describe(f"{arm_names} × {format_count(seed_values)}", len(study.runs()), study.folder)
     events = [StudyPlanned(study.folder, description)]
     if tuning is not None:
-        label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.trials.seeds)}"
-        trials_description = describe(label, len(tuning.trials.runs()), tuning.trials.folder)
+        label = f"tuning first: {len(study_arms)} arms × {len(grid)} values × {format_count(tuning.tuning_study.seeds)}"
+        trials_description = describe(label, len(tuning.tuning_study.runs()), tuning.tuning_study.folder)
         events.append(StudyPlanned(study.folder, trials_description))
     # Names given by the caller are trusted; those from files have been checked.
     model_names = (arm.recipe(base, 0).model.name for arm in study_arms)
@@ -301,11 +300,11 @@ def _parse_seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     """Parse seeds from a count, a list or text.
 
     Raises:
-        UserError: as :func:`saccade.study.plan.seeds`.
+        UserError: as :func:`saccade.study.plan.parse_seeds`.
     """
     if isinstance(seeds, int | str | Integral):
-        return parse_seed_text(str(seeds))
-    return parse_seed_text("".join(f"{seed}," for seed in seeds))
+        return parse_seeds(str(seeds))
+    return parse_seeds("".join(f"{seed}," for seed in seeds))
 
 
 def _reserve_folder(
@@ -321,9 +320,9 @@ def _reserve_folder(
         placed_study = replace(study, folder=folder)
         tuning = Tuning(placed_study, tuple(grid), tune_seeds) if grid else None
         if tuning is not None:
-            tuning.claim()
+            tuning.check_folder()
         else:
-            is_resumed = placed_study.claim()
+            is_resumed = placed_study.check_folder()
             if is_resumed:
                 placed_study = Study.open(folder)
         return placed_study, tuning

@@ -19,7 +19,7 @@ def test_show_tells_equation_source_and_options(run, name):
 
 
 def test_published_numbers_for_other_places_name_the_places(run):
-    assert "six places; where = activated[last] in stage[:-1], activated in stage[-1] (" in run("show", "spm")[1]
+    assert "six positions; where = activated[last] in stage[:-1], activated in stage[-1] (" in run("show", "spm")[1]
     assert "where" not in run("show", "das")[1].rpartition("published")[2]
 
 

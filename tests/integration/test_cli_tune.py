@@ -29,7 +29,7 @@ def test_every_arm_has_the_same_budget_and_finds_the_better_rate(run, tmp_path, 
     assert "trained on 80 of the training images and scored on the other 20" in "".join(said)
 
     trials, study = Study.open("s/tuning"), Study.open("s")
-    tuning, judged = ([(each, each.finished) for each in plan.runs()] for plan in (trials, study))
+    tuning, judged = ([(each, each.done_record) for each in plan.runs()] for plan in (trials, study))
     for arm in ("none", "se"):
         own = [(each.seed, each.recipe.training.lr) for each, _ in tuning if each.arm.mechanism == arm]
         assert sorted(own) == [(5, 0.006), (5, 1e30)]
@@ -46,7 +46,7 @@ def test_every_arm_has_the_same_budget_and_finds_the_better_rate(run, tmp_path, 
     assert [arm["chosen"] for arm in found["arms"].values()] == [{"4": {"training.lr": 0.006}}] * 2
     assert found["arms"]["none"]["scores"][1] == [None], "the planted rate diverged"
     text = (tmp_path / "s/report.html").read_text()
-    assert "What was chosen" in text
+    assert "Tuned settings" in text
     assert "(1 diverged)" in text
     notes = [note.text for note in collect("s").notes if note.kind == "tuning"]
     assert notes[0].startswith("Every arm chose among lr=0.006, lr=1e+30 by 2 tuning runs on validation images")

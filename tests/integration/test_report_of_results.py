@@ -200,7 +200,7 @@ def test_the_scored_epoch_is_named(tmp_path, chosen, said):
         rows = [{"epoch": n, "losses": {}, "scores": {"top-1": 50.0}, "val": val, "gates": {}} for n in (0, 1)]
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = collect(plan.folder)
-    assert found.scored == said
+    assert found.scored_epoch == said
     assert f"top-1 of {said}, mean" in to_latex(found)
     assert f"Top-1 of {said} in per cent." in render_page(context(found))
 

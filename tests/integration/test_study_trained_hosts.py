@@ -56,7 +56,7 @@ def test_arms_with_other_preprocessing_are_reported(study):
         assert run.done_record
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]
-    (taken,) = (text for text in notes if text.startswith("trained: Taken from what"))
+    (taken,) = (text for text in notes if text.startswith("trained: Set to the values"))
     assert "data.mean = [0.25]" in taken
     assert "trained: The weights of the host are folded" in "\n".join(notes)
     page = (study.folder / "report.html").read_text()

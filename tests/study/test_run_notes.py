@@ -161,7 +161,7 @@ def test_scoring_on_validation_images_is_reported(tmp_path, part, said):
 
 
 def test_host_notes_name_the_runs_concerned(study):
-    text = "Taken from what the host's weights were trained with: data.mean = [0.5]."
+    text = "Set to the values that the host's weights were trained with: data.mean = [0.5]."
     assert notes(study, "hosts") == []
     for seed in (1, 2):
         for arm in study.arms:

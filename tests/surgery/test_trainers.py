@@ -349,7 +349,9 @@ def test_plugging_a_network_that_is_rebuilt_warns(caplog):
 def test_the_object_whose_train_trains_is_refused():
     host = YOLO(YAML)
     for call in (saccade.sites, lambda h: saccade.plug(h, "se"), lambda h: saccade.replace(h, "dcn2"), saccade.plugs):
-        with pytest.raises(UserError, match=r"the host is a YOLO, whose train\(\) trains .* the network inside it, .model"):
+        with pytest.raises(
+            UserError, match=r"the host is a YOLO, whose train\(\) trains .* the network inside it, .model"
+        ):
             call(host)
     with pytest.raises(UserError, match="the model is a YOLO"):
         saccade.measure(host, (3, 32, 32))

@@ -69,7 +69,7 @@ SPEC = {
          "source": "DAS paper; sizes computed from the printed differences to ResNet-50"},
         {"net": "resnet101", "params": 45.89, "macs": 8.12, "top1": 78.62,
          "note": "without the deformable kernels; thop gives 45.889 and 8.123",
-         "source": "DAS paper; sizes not found in the printed table"},
+         "source": "DAS paper; sizes not confirmed in the paper"},
         {"net": "mobilenet_v2", "macs": 0.35, "top1": 72.79,
          "note": "without the deformable kernels; thop gives 3.556 and 0.349", "source": "DAS paper"},
     ],

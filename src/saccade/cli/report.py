@@ -50,20 +50,22 @@ def command(
 
 
 def _write_scores(results: StudyResults, file: str) -> None:
-    from saccade.study.scores.exporting import has_images
+    from saccade.study.scores.exporting import has_image_scores
 
     results.scores(file)
-    row_note = "one row per test image" if has_images(results) else (
+    row_note = "one row per test image" if has_image_scores(results) else (
         f"one row per run: {results.metric.name} is not a mean of per-image values, so images have no scores"
     )  # fmt: skip
     click.echo(f"wrote {printable(file)}, {row_note}", err=True)
 
 
 def _write_seed_csvs(results: StudyResults, folder: str) -> None:
-    from saccade.study.scores.exporting import case_metric, has_images
+    from saccade.study.scores.exporting import has_image_scores, image_metric
 
-    paths, name = results.cases(folder), case_metric(results).name
-    mean_note = "" if has_images(results) else f": the {name} of each image; their mean is not the {name} of the study"
+    paths, name = results.cases(folder), image_metric(results).name
+    mean_note = (
+        "" if has_image_scores(results) else f": the {name} of each image; their mean is not the {name} of the study"
+    )
     click.echo(
         f"wrote {len(paths)} file{'s' * (len(paths) > 1)} into {printable(folder)}, one per seed{mean_note}", err=True
     )

@@ -120,7 +120,7 @@ class Case:
             raise UntestableError("there is no SPEC")
         needs_function = fact == "parameters" or isinstance(getattr(self.spec, fact), str)
         arguments = self.option_values if fact == "neutral" else {"channels": self.channels, **self.option_values}
-        if needs_function and (reason := self.spec.missing_arguments(fact, arguments)) is not None:
+        if needs_function and (reason := self.spec.reason_not_callable(fact, arguments)) is not None:
             raise UntestableError(reason)
         return self.spec
 

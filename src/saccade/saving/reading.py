@@ -86,7 +86,7 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
         raise
     load_values(host, state)
     for _, convolution in replaced_convolutions(host):
-        replacement_info(convolution).known = False  # the file lacks the original kernel
+        replacement_info(convolution).has_original_kernel = False  # the file lacks the original kernel
     return host.eval()
 
 

@@ -124,7 +124,7 @@ class StudyResults:
     def controls(self) -> dict[str, str]:
         """Maps each kind of control in the study to a sentence on its purpose."""
         kinds = {row.arm.control for row in self.arms}
-        return {kind: control.shows for kind, control in CONTROLS.items() if kind in kinds}
+        return {kind: control.description for kind, control in CONTROLS.items() if kind in kinds}
 
     def of(self, arm: str) -> list[RunResult]:
         """Return the runs of an arm, in the order of the seeds."""

@@ -33,9 +33,9 @@ def resolve(recipe: Recipe, target: str) -> Recipe:
     model = recipe.model
     if not model.pretrained and model.checkpoint is None and model.init_from is None:
         return recipe
-    from saccade.models import find_origin  # imports timm
+    from saccade.models import find_weight_settings  # imports timm
 
-    origin = find_origin(model)
+    origin = find_weight_settings(model)
     if origin is None:
         return recipe
     settings: dict[str, Any] = {}

@@ -119,7 +119,7 @@ def test_classes_of_the_validation_part_that_are_not_those_of_the_others_are_not
     facts = described(tmp_path)
     assert (facts["refused"], facts["used"]) == ([], {"train": 4, "test": 4, "val": 2})
     for name, here, there in (("a", "train", "val"), ("c", "val", "train")):
-        said = f"class '{name}' is in {tmp_path / here} but not in {tmp_path / there}. A phase that selects on val"
+        said = f"class '{name}' is in {tmp_path / here} but not in {tmp_path / there}. Validation scores"
         assert any(note.startswith(said) for note in facts["notes"])
     (tmp_path / "test" / "a").rename(tmp_path / "test" / "c")  # the twin: a part that is scored
     with pytest.raises(UserError, match=r"class 'a' is in .*train but not in .*test"):
@@ -599,13 +599,14 @@ def test_a_file_with_several_names_is_taken_once_or_refused_by_both(tmp_path, li
     assert len(opened(tmp_path).train) == 6
     assert opened(tmp_path).fingerprint == whole.fingerprint
     link(tmp_path / "train/b/900.png", file)
-    with pytest.raises(UserError, match=r"train/a/000\.png and .*train/b/900\.png are one file in two classes$"):
+    with pytest.raises(UserError, match=r"train/a/000\.png and .*train/b/900\.png are the same file in two classes$"):
         opened(tmp_path)
     (tmp_path / "train/b/900.png").unlink()
     for name in ("900.png", "901.png"):
         link(tmp_path / "test/b" / name, file)
     with pytest.raises(
-        UserError, match=r"train/a/000\.png and .*test/b/900\.png are one file in two parts, as are 1 other pairs$"
+        UserError,
+        match=r"train/a/000\.png and .*test/b/900\.png are the same file in two splits, as are 1 other pairs$",
     ):
         opened(tmp_path)
 

@@ -165,7 +165,7 @@ def test_a_listed_image_that_is_not_there(root):
 
 def test_an_image_in_two_lists_or_without_a_class(root):
     write(root, train=PLAIN["train"], test=PLAIN["test"] + "cat/0.png\n")
-    with pytest.raises(UserError, match=r"cat/0\.png and .*cat/0\.png are one file in two parts"):
+    with pytest.raises(UserError, match=r"cat/0\.png and .*cat/0\.png are the same file in two splits"):
         opened(root)
     write(root, train=PLAIN["train"] + "7.png\n", test=PLAIN["test"])
     with pytest.raises(UserError, match=r"train\.txt names '7\.png', which is in no class folder"):

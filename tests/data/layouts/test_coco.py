@@ -278,7 +278,7 @@ def test_an_annotation_that_lies(tmp_path, kind):
     change, why = OBJECTS[kind]
     coco(tmp_path)
     edited(tmp_path, lambda found: found["annotations"][2].update(change))
-    owner = r"000002\.png has annotations/instances_train2017\.json, annotation 102 of which "
+    owner = r"000002\.png has a faulty annotation: annotation 102 of annotations/instances_train2017\.json "
     with pytest.raises(UserError, match=f"1 of 9 images cannot be used: .*{owner}.*{why}"):
         opened(tmp_path)
     assert len(described(tmp_path)["refused"]) == 1
@@ -391,7 +391,7 @@ def test_a_file_that_lies(tmp_path, kind):
 def test_one_image_in_two_parts(tmp_path):
     coco(tmp_path, "images")
     edited(tmp_path, lambda found: found["images"][1].update(file_name="000000000006.png"))
-    with pytest.raises(UserError, match=r"000006\.png and .*000006\.png are one file in two parts"):
+    with pytest.raises(UserError, match=r"000006\.png and .*000006\.png are the same file in two splits"):
         opened(tmp_path)
 
 

@@ -169,7 +169,7 @@ def test_the_options_say_what_headers_do_not(tmp_path):
         tmp_path,
         rows("photo,colour,size,when,u", *(f"{i}.png,{'rb'[i % 2]},{'ls'[i // 4]},x,{i % 2}" for i in range(8))),
     )
-    wanted = r"has 4 columns that may be the label: colour, size, when, u\. Say which: data\.options\.labels = 'colour'"
+    wanted = r"has 4 columns that may be the label: colour, size, when, u\. Set data\.options\.labels = 'colour'"
     with pytest.raises(UserError, match=wanted):
         opened(tmp_path)
     assert opened(tmp_path, options={"labels": "colour"}).classes == ["b", "r"]

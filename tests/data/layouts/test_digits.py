@@ -59,7 +59,7 @@ def test_source_digits_are_disjoint_and_complete():
     train, test = source_digits("train"), source_digits("test")
     assert not set(train) & set(test)
     assert sorted(train + test) == list(range(1797))
-    classes = digits._read_sources()[1]
+    classes = digits._read_source_digits()[1]
     for label in range(10):
         members = np.flatnonzero(classes == label)
         assert len(set(members) & set(test)) == len(members) // 3
@@ -69,7 +69,7 @@ def test_source_digits_are_disjoint_and_complete():
 def test_a_part_draws_from_its_own_digits_only(part, other, monkeypatch):
     scenes = Scenes(part, 60, 40, clutter=9, distractors=4)
     clean = scenes.images()
-    poisoned = digits._read_sources()[0].copy()
+    poisoned = digits._read_source_digits()[0].copy()
     poisoned[source_digits(other)] = np.nan
     monkeypatch.setattr(scenes, "_sources", poisoned)
     torch.testing.assert_close(scenes.images(), clean, rtol=0, atol=0)
@@ -129,7 +129,7 @@ def test_digits_do_not_overlap_and_the_target_ignores_the_rest():
 
 def test_labels_are_right_by_their_ink():
     # The ink in the target's frame, shrunk back to 8×8, is nearest to a source digit of the label's class.
-    ink, classes = digits._read_sources()
+    ink, classes = digits._read_source_digits()
     scenes = Scenes("test", 100, 64, clutter=0, distractors=0)
     right = 0
     for i in range(100):
@@ -194,7 +194,7 @@ def test_an_unknown_part_and_a_scene_beyond_the_last():
 def test_without_scikit_learn_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setattr(digits.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"saccade-attention\[study\]"):
-        digits._read_sources.__wrapped__()
+        digits._read_source_digits.__wrapped__()
 
 
 def test_the_fingerprint_is_that_of_what_was_asked_for():

@@ -203,7 +203,9 @@ def test_more_names_than_masks_can_hold(tmp_path):
     (fill(tmp_path) / "classes.txt").write_text("\n".join(map(str, range(255))))
     assert len(opened(tmp_path).classes) == 255
     (tmp_path / "classes.txt").write_text("\n".join(map(str, range(256))))
-    with pytest.raises(UserError, match="there are 256 names of classes; masks of 8 bits hold 255 and void"):
+    with pytest.raises(
+        UserError, match="there are 256 class names; 8-bit masks have room for 255 classes besides void"
+    ):
         opened(tmp_path)
 
 
@@ -215,7 +217,7 @@ def test_a_name_that_stands_twice(tmp_path):
 
 def no_mask(root):
     (root / "masks" / "02.png").unlink()
-    return r"images/02\.png has no mask of its name"
+    return r"images/02\.png has no mask with the same file name"
 
 
 def other_size(root):

@@ -131,7 +131,7 @@ def test_new_file_adds_a_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(layouts._REGISTRY, "folder", tmp_path)
     assert layouts.names()[1] == "noise"
     assert open_data(Data(source="noise"), "label") == "read"
-    with pytest.raises(UserError, match=r"Did you mean 'noise'\? data\.source is digits, noise or a folder"):
+    with pytest.raises(UserError, match=r"Did you mean 'noise'\? data\.source must be digits, noise or a folder"):
         layouts.find_layout(Data(source="noize"))
     (tmp_path / "hollow.py").write_text("noise = 0")
     with pytest.raises(TypeError, match="hollow defines 0 subclasses of Layout"):  # no file is skipped

@@ -357,7 +357,9 @@ def test_a_line_that_lies(tmp_path, kind):
     line, why = LINES[kind]
     ultralytics(tmp_path)
     write(tmp_path / "labels/train/02.txt", f"{BOX}\n{line}\n")
-    with pytest.raises(UserError, match=rf"images/train/02\.png has labels/train/02\.txt, line 2 of which {why}"):
+    with pytest.raises(
+        UserError, match=rf"images/train/02\.png has a faulty annotation: line 2 of labels/train/02\.txt {why}"
+    ):
         opened(tmp_path)
     facts = layouts.get("yolo").describe(Data(source=str(tmp_path)), None)
     assert len(facts["refused"]) == 1
@@ -414,7 +416,7 @@ FILES = {
     "a part that is not there": (YAML.replace("images/train", "pictures"), "'pictures' as train, which does not exist"),
     "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which contains"),
     "a path from the root": (YAML.replace("images/train", "/etc"), "names '/etc', which is absolute"),
-    "one folder in two parts": (YAML.replace("images/val", "images/train"), "are one file in two parts"),
+    "one folder in two parts": (YAML.replace("images/val", "images/train"), "are the same file in two splits"),
     "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is not valid YAML"),
     "tabs": ("names:\n\t- cat\ntrain: images/train\n", r"data\.yaml, line 2: it is not valid YAML"),
 }  # fmt: skip
@@ -447,7 +449,7 @@ def test_a_list_that_leaves_the_folder_or_repeats_itself(tmp_path):
 def test_one_image_in_two_lists(tmp_path):
     ultralytics(tmp_path, YAML.replace("images/val", "val.txt"))
     write(tmp_path / "val.txt", "images/val/06.png\nimages/train/02.png\n")
-    with pytest.raises(UserError, match=r"02\.png and .*02\.png are one file in two parts"):
+    with pytest.raises(UserError, match=r"02\.png and .*02\.png are the same file in two splits"):
         opened(tmp_path)
     write(tmp_path / "val.txt", "images/val/06.png\n")  # the twin
     assert counts(opened(tmp_path)) == [6, 1, 0]

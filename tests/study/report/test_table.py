@@ -22,7 +22,7 @@ def _results(names=NAMES, notes=(), controls=("extra",), seeds=3, model="resnet1
     arms = [arm("none"), arm("eca"), *(arm("eca", control) for control in controls)]
     scores = {each.name: [70.0] * seeds for each in arms}
     data = {"model__name": model, "data__source": source}
-    found = made(scores, metric, arms, notes=[StudyNote("surroundings", text) for text in notes], **data)
+    found = made(scores, metric, arms, notes=[StudyNote("environment", text) for text in notes], **data)
     figures = [
         {"mean": 70.0, "sd": 5.0, "cost": COST},
         {"mean": 85.125, "sd": None, "cost": COST},
@@ -108,13 +108,8 @@ def test_latex_of_a_small_table():
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip {\footnotesize One seed\_0 failed.\par}",
-<<<<<<< tests/study/report/test_table.py
         r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width brings its "
         r"number of parameters closest to the mechanism's; a mechanism that does no better was helped by its "
-=======
-        r"\par\smallskip {\footnotesize Control extra: a plain bottleneck without attention whose width brings "
-        r"its number of parameters closest to the mechanism's; a mechanism that does no better was helped by its "
->>>>>>> /tmp/_t
         r"parameters.\par}",
         r"\end{table}",
         "",

@@ -30,12 +30,12 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
         UserError: ``folder`` holds no study, no run of it is finished, or the report cannot be written.
     """
     study = Study.open(folder)
-    if not any(run.finished for run in study.runs()):
+    if not any(run.done_record for run in study.runs()):
         raise UserError(
             f"{folder}: no run of this study is finished ({len(study.runs())} planned); there is nothing to report"
         )
     with report_write_errors(folder):
-        measure_costs(study.folder, again=remeasure, trust=trust)
+        measure_costs(study.folder, remeasure=remeasure, trust=trust)
     results = replace(collect(study.folder), trust=trust)
     write_files(results, study.folder, trust)
     return results

@@ -78,7 +78,7 @@ def to_latex(results: StudyResults) -> str:
     columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     unit_text = f" in {metric.difference_unit}" if metric.difference_unit else ""
-    scored_text = f" of {results.scored}" if results.scored else ""
+    scored_text = f" of {results.scored_epoch}" if results.scored_epoch else ""
     caption = (
         f"{_subject(results)}: {metric.name}{scored_text}, mean ± standard deviation over {seeds}; difference to "
         f"{results.baseline}{unit_text} with its 95 % interval."

@@ -97,7 +97,7 @@ def _open_task(study: Study, name: str) -> Task:
     base = tasks.resolve(study.base, task_class.target)
     split = open_data(base.data, task_class.target)
     runs = (run for run in study.runs() if run.recipe.data == study.base.data)
-    run_fingerprints = {done["fingerprint"] for run in runs if (done := run.finished) and done.get("fingerprint")}
+    run_fingerprints = {done["fingerprint"] for run in runs if (done := run.done_record) and done.get("fingerprint")}
     if (other_fingerprints := run_fingerprints - {split.fingerprint}) and other_fingerprints != {
         fingerprint_with_val(split)
     }:

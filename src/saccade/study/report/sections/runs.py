@@ -54,7 +54,7 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
         return {
             "name": capitalise(metric.name),
             "unit": unit_phrase(metric.unit),
-            "scored_on": f" of {results.scored}" if results.scored else "",
+            "scored_on": f" of {results.scored_epoch}" if results.scored_epoch else "",
             "seeds": results.seeds,
             "rows": rows,
             "trivial_name": trivial_name,

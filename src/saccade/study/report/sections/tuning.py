@@ -34,8 +34,8 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
 {%- endfor %}
 </tbody>
 </table></div>
-{%- if edge_notes %}
-<ul class="notes">{% for note in edge_notes %}<li>{{ note }}</li>{% endfor %}</ul>
+{%- if grid_edge_notes %}
+<ul class="notes">{% for note in grid_edge_notes %}<li>{{ note }}</li>{% endfor %}</ul>
 {%- endif %}
 """
 
@@ -46,7 +46,7 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
         return {
             "name": capitalise(results.metric.name),
             "unit": unit_phrase(results.metric.unit),
-            "runs_per_value": len(tuned.tuning.trials.seeds),
+            "runs_per_value": len(tuned.tuning.tuning_study.seeds),
             "seeds": len(results.seeds),
             "values": [
                 ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())
@@ -54,13 +54,13 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
             ],
             "runs": tuned.runs_per_arm,
             "rows": [(context.styles[arm.name], _value_cells(arm, results.metric)) for arm in tuned.arms],
-            "edge_notes": tuned.edge_notes(),
+            "grid_edge_notes": tuned.grid_edge_notes(),
         }
 
 
 def _value_cells(arm: ArmTuning, metric: Metric) -> list[tuple[str, int]]:
     """Return the mean score of each value, and the number of seeds for which it was chosen."""
-    return [(_mean_score(scores, metric), arm.picks.count(n)) for n, scores in enumerate(arm.scores)]
+    return [(_mean_score(scores, metric), arm.chosen_indices.count(n)) for n, scores in enumerate(arm.scores)]
 
 
 def _mean_score(scores: Sequence[float | None], metric: Metric) -> str:
