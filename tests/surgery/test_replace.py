@@ -230,7 +230,7 @@ def _twice(host):
         ),
         (lambda h: plug(h, "dcn2", where="stage", input=SIZE), "'stage' is a position for plugs; convolutions are at"),
         (lambda h: saccade.surgery.plug_control(h, "noise", "dcn2"), r"saccade\.replace"),
-        (lambda h: replace(h, "dcn2", stride=2), "stride=2: the convolution that is replaced decides"),
+        (lambda h: replace(h, "dcn2", stride=2), "stride=2: the replaced convolution determines"),
         (lambda h: replace(h, "dcn2", sclae=2.0), "no option 'sclae'. Did you mean 'scale'"),
         (lambda h: replace(h, "dcn2", start="cold"), "'neutral' or 'paper', got 'cold'"),  # type: ignore[arg-type]
         (
