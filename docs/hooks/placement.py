@@ -74,7 +74,7 @@ def _network(base: str, stages: list[int], unit: str) -> list[str]:
 
 
 def _unit(name: str, sequence: tuple[str, ...]) -> list[str]:
-    """Draw one unit: its branch, its by-pass and the mechanism."""
+    """Draw one unit: its branch, its shortcut and the mechanism."""
     widths = [34 if part == "+" else max(64, 7 * len(name) + 24) if part == "●" else 7 * len(part) + 22
               for part in sequence]  # fmt: skip
     gap = 22
