@@ -48,7 +48,7 @@ def opened(root, **fields):
 def agree(split):
     """Whether every mask is the red of its image."""
     images = [(split.train, i) for i in range(len(split.train))] + [(split.test, i) for i in range(len(split.test))]
-    return all(torch.equal(of.target(i).as_subclass(torch.Tensor), of.picture(i)[0]) for of, i in images)
+    return all(torch.equal(of.target(i).as_subclass(torch.Tensor), of.raw_image(i)[0]) for of, i in images)
 
 
 def palette(pixels, colours=COLOURS):

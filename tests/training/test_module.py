@@ -53,7 +53,7 @@ def test_a_frozen_norm_keeps_its_statistics_while_its_plug_learns():
     network[1].plug = nn.Sequential(nn.Conv2d(2, 2, 1), nn.Dropout(0.5))
     with train_only(network, Phase("plugs", 1, ("*.plug.*",))) as frozen:
         assert frozen == [network[0], network[1]]
-        TaskModule(network, None, Phase("plugs", 1), steps=1, frozen=frozen).on_train_epoch_start()
+        TaskModule(network, None, Phase("plugs", 1), steps_per_epoch=1, frozen=frozen).on_train_epoch_start()
     assert [m.training for m in (network, *network)] == [True, False, False]
     assert [name for name, module in network[1].plug.named_modules() if not module.training] == []
 
