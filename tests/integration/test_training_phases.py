@@ -229,7 +229,10 @@ def test_the_images_to_choose_by_are_shuffled_as_those_of_the_test(tmp_path, tra
 
 
 def test_a_phase_that_trains_nothing_is_found_before_training(tmp_path, train_in):
-    with pytest.raises(UserError, match=r"'neck' trains neck\.\*: these globs match no trainable parameter.*begin with conv1, bn1, layer1"):
+    with pytest.raises(
+        UserError,
+        match=r"'neck' trains neck\.\*: these globs match no trainable parameter.*begin with conv1, bn1, layer1",
+    ):
         train_in(tmp_path / "run", HEAD, Phase("neck", 1, ("neck.*",)))
     assert list(tmp_path.iterdir()) == []
 

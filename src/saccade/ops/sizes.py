@@ -1,4 +1,4 @@
-"""Arithmetic on sizes that graph capture can keep symbolic, unlike ``max()``."""
+"""Arithmetic on sizes that stays symbolic in graph capture, where ``max()`` would not."""
 
 from __future__ import annotations
 
@@ -12,4 +12,6 @@ __all__ = ["at_least_one"]
 
 def at_least_one(count: Any) -> Any:
     """Return the larger of ``count`` and 1, for an int, a SymInt of torch.export or a Tensor of torch.jit.trace."""
-    return count.clamp_min(1) if isinstance(count, Tensor) else torch.sym_max(count, 1)
+    if isinstance(count, Tensor):
+        return count.clamp_min(1)
+    return torch.sym_max(count, 1) if isinstance(count, torch.SymInt) else max(count, 1)
