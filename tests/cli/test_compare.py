@@ -232,7 +232,7 @@ WRONG = {
     "misspelt mechanism": (["--attention", "se,cbma"], "Did you mean 'cbam'"),
     "the same arm twice": (["--attention", "se,das,se"], "the arm 'se' is given twice"),
     "nothing but the plain network": (["--attention", "none"], "nothing to compare"),
-    "a control of what is not compared": (["--attention", "se", "--controls", "extra:das"], "needs 'das'"),
+    "a control of what is not compared": (["--attention", "se", "--controls", "extra:das"], "needs the mechanism 'das'"),
     "no seeds": (["--seeds", "0"], "at least one seed"),
     "the same seed twice": (["--seeds", "1,2,1"], "the seed 1 is given twice"),
     "no margin": (["--margin", "0"], "margin = 0"),
@@ -276,10 +276,10 @@ def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys)
 
 
 def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
-    from saccade.comparison import _claim_folder
+    from saccade.comparison import _reserve_folder
 
     def plan(seeds):
-        return _claim_folder(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
+        return _reserve_folder(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
 
     first = plan((0, 1))
     assert str(first.folder) == os.path.join("runs", "digits")

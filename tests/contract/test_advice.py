@@ -104,7 +104,7 @@ class FailsInside(nn.Module):
         (Flattens, "keeps_shape", ["(2, 64, 7, 5) is refused", "self.all(x.flatten(1))", "takes maps of any size"]),
         (BatchNorm1d, "takes_one_image", ["more than 1 value per channel", "saccade.bases.BatchNorm2d"]),
         (Float32Alone, "keeps_shape", ["test_advice.py, line", "with dtype=x.dtype"]),
-        (CallsNumpy, "reaches_every_parameter", ["x.numpy()", "write it with torch"]),
+        (CallsNumpy, "reaches_every_parameter", ["x.numpy()", "use torch operators"]),
         (ReadsData, "has_true_gradients", ["input", "a tensor is detached (.detach(), .data, .item(), numpy)"]),
         (ReadsData, "exports_for_any_size", ["a tensor is detached from the graph, for example by .data"]),
         (Branches, "compiles_whole", ["Data-dependent branching", "line", "if z.max() > 0.5:", "torch.where"]),

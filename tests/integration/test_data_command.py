@@ -42,7 +42,7 @@ def test_digits_are_described():
     assert facts["used"] == {"train": 20, "test": 10}
     assert (facts["height"], facts["width"]) == (40, 40)
     assert [part["classes"]["7"] for part in facts["parts"]] == [2, 1]
-    assert "1201 handwritten digits for training and 596 others" in run("digits", *SMALL).stdout
+    assert "1201 handwritten digits for training and from 596 others" in run("digits", *SMALL).stdout
 
 
 def test_a_folder_is_described(photos):
@@ -178,7 +178,7 @@ def test_pictures_of_any_size_fit_their_cell():
     [
         (("digits", "--show", "sheet.gif"), r"\.png, \.jpg or \.webp"),
         (("digits", "--show", "nowhere/sheet.png"), "there is no folder nowhere"),
-        (("digits", "--set", "training.epochs=3"), "only data"),
+        (("digits", "--set", "training.epochs=3"), "only keys of the section data"),
         (("digits", "--set", "data.siz=3"), "Did you mean 'size'"),
         (("digits", "--set", "data.augment=('flop',)"), "Did you mean 'flip'"),
         (("digit",), "Did you mean 'digits'"),

@@ -74,7 +74,7 @@ def test_a_file_that_a_system_keeps_is_neither_image_nor_stranger(tmp_path, name
     (tmp_path / "a" / name).write_bytes(b"0")
     (note,) = notes(tmp_path)[1:]
     shown = "._*" if name.startswith("._") else brief(name)
-    assert note == f"passed over 1 of what systems and programs leave or what begins with a dot: {shown} (1)"
+    assert note == f"ignored 1 hidden files and files of operating systems: {shown} (1)"
 
 
 def test_skipped_entries_are_counted_once(tmp_path):
@@ -260,7 +260,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 def test_a_device_is_no_image(tmp_path):
     fill(tmp_path, "a", "b")
     (tmp_path / "a" / "zero.png").symlink_to("/dev/zero")
-    with pytest.raises(UserError, match=r"zero\.png is no regular file"):
+    with pytest.raises(UserError, match=r"zero\.png is not a regular file"):
         open_data(Data(source=str(tmp_path)), "label")
 
 
