@@ -148,8 +148,7 @@ class Convolution(nn.Module, ABC):
         if padding is None:
             if dilation * (kernel_size - 1) % 2:
                 raise ValueError(
-                    "dilation * (kernel_size - 1) must be even without padding, because padding=None keeps the size; "
-                    "got "
+                    "dilation * (kernel_size - 1) must be even if padding is None, which keeps the size; got "
                     f"{dilation} * ({kernel_size} - 1)"
                 )
             padding = dilation * (kernel_size - 1) // 2

@@ -139,7 +139,7 @@ def test_controls_are_explained_below():
     results = _results(controls=("noise", "shuffled"), notes=["First."])
     for text in (to_markdown(results), to_latex(results)):
         places = [
-            text.index(words) for words in ("First.", "Control noise: a random gate", "Control shuffled: the mech")
+            text.index(words) for words in ("First.", "Control noise: a random constant gate", "Control shuffled: the mech")
         ]
         assert places == sorted(places)
         assert "Control extra" not in text

@@ -116,7 +116,7 @@ def test_the_command(tmp_path):
     found = CliRunner().invoke(
         report.command, [str(masks), "--scores", str(tmp_path / "b.csv"), "--cases", str(tmp_path / "d")]
     )
-    assert "one row per run: mIoU is not a mean of per-image values, so there are none" in found.output
+    assert "one row per run: mIoU is not a mean of per-image values, so images have no scores" in found.output
     assert "the Dice of each image; their mean is not the Dice of the study" in found.output
     assert (tmp_path / "a.csv").read_text().startswith("arm,seed,image,top-1 [%]\nnone,0,0,100.0\n")
 
