@@ -56,7 +56,7 @@ def test_masks_agree_with_pycocotools():
         assert (theirs != ours).sum() <= 0.12 * max(ours.sum(), 100)  # they also take pixels that the line touches
 
 
-@pytest.mark.parametrize(("text", "why"), [("o4", "cut"), ("é", "character 'é'")])
+@pytest.mark.parametrize(("text", "why"), [("o4", "cut"), ("é", "invalid character, 'é'")])
 def test_malformed_run_lengths_are_refused(text, why):
     with pytest.raises(LabelError, match=why):
         run_lengths(text if why != "cut" else "o")

@@ -193,7 +193,7 @@ def test_a_norm_folded_by_hand_in_front_of_a_plug_is_noticed(bias):
     copied = copy.deepcopy(host)
     host[0], host[1] = fuse_conv_bn_eval(host[0], host[1]), nn.Identity()
     for call in (host, copy.deepcopy(host), pickle.loads(pickle.dumps(host))):
-        with pytest.raises(UserError, match=r"at 0, the plug is in the wrong place: the norm behind"):
+        with pytest.raises(UserError, match=r"at 0, the plug is in the wrong place: the norm after the convolution is"):
             call(X)
     copied[3] = nn.Identity()  # no norm: nothing has been folded
     copied(X)

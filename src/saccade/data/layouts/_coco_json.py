@@ -190,7 +190,9 @@ def _parse_image(
         try:
             result = _parse_annotation(annotation, names, location)
         except LabelError as problem:
-            return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, {location} of which {problem}")
+            return ImageAnnotations(
+                file_name, problem=f"has a faulty annotation: {location} of {brief(file_name)} {problem}"
+            )
         if isinstance(result, str):
             left_out.append((result, location))
         else:

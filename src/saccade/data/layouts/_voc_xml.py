@@ -57,7 +57,9 @@ def read_annotation(path: Path, file_name: str) -> ImageAnnotations:
         try:
             objects.append(_parse_object(element, location))
         except LabelError as problem:
-            return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, {location} of which {problem}")
+            return ImageAnnotations(
+                file_name, problem=f"has a faulty annotation: {location} of {brief(file_name)} {problem}"
+            )
         if (element.findtext("difficult") or "").strip() == "1":
             difficult_objects.append(("difficult", location))
     sides = [_parse_side(root.findtext(f"size/{side}")) for side in ("width", "height")]

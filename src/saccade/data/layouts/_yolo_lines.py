@@ -37,7 +37,9 @@ def read_objects(path: Path, file_name: str, names: Sequence[str], has_keypoints
             try:
                 objects.append(_parse_object(line.split(), names, has_keypoints)._replace(where=f"line {number}"))
             except LabelError as problem:
-                return ImageAnnotations(file_name, problem=f"has {brief(file_name)}, line {number} of which {problem}")
+                return ImageAnnotations(
+                    file_name, problem=f"has a faulty annotation: line {number} of {brief(file_name)} {problem}"
+                )
     return ImageAnnotations(file_name, objects, relative=True)
 
 

@@ -118,7 +118,9 @@ def _reject_unknown_class(annotations: ImageAnnotations, names: list[str]) -> Im
     problem = (
         f"is of the class {brief(unknown.name)!r}.{did_you_mean(unknown.name, names)} There are {', '.join(names)}"
     )
-    return replace(annotations, problem=f"has {brief(annotations.file_name)}, {unknown.where} of which {problem}")
+    return replace(
+        annotations, problem=f"has a faulty annotation: {unknown.where} of {brief(annotations.file_name)} {problem}"
+    )
 
 
 def _folders_by_split(root: Path) -> dict[str, tuple[str, FolderPair]]:
