@@ -120,7 +120,7 @@ def test_networks_have_the_counted_size(name, net, options, millions):
 def test_a_size_that_spec_quotes_is_ours(name, row):
     options = catalog.parse(f"{name}:{row.note}")[1] if "=" in row.note else {}
     size = PLAIN[row.net] + _added(name, row.net, _where(name, row.net), **options)
-    if row.note == "size without the three blocks of layer1":
+    if row.note == "size without the three modules in layer1":
         size -= 3 * catalog.spec(name).parameters(256, catalog.resolve_options(name, options))
     found = size / (2**20 if row.unit.startswith("2^20") else 10**6)
     assert abs(found - row.params) < 0.00501  # half a unit of the second decimal, where no more are printed
