@@ -79,7 +79,7 @@ class BottleneckAttention(Gate):
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, got {dilation}")
         check_choice("variant", variant, "paper", "official")
-        self.product = variant == "official"  # True multiplies the branches, False adds them
+        self.product = variant == "official"  # False: sum
         self.channel = nn.Sequential(
             *self._hidden_layer(nn.Conv2d(channels, hidden, 1)),
             *self._output_layer(nn.Conv2d(hidden, channels, 1)),

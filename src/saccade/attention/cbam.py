@@ -56,7 +56,7 @@ def equivariant(branches: str) -> tuple[str, ...]:
 
 
 _POOLS = {"both": (0, 1), "max": (0,), "mean": (1,)}
-"""Maps a pooling option to indices into the pair (max, mean)."""
+"""Maps a pooling option to indices into (max, mean)."""
 
 
 class ConvBlockAttention(Gate):
@@ -95,7 +95,8 @@ class ConvBlockAttention(Gate):
                 raise ValueError(f"{name} must be 'both', 'mean' or 'max', got {pool!r}")
         check_choice("order", order, "channel", "spatial", "parallel")
         self.branches, self.order = branches, order
-        self.of_channel, self.of_place = _POOLS[channel_pool], _POOLS[spatial_pool]  # poolings of M_c and M_s
+        self.of_channel = _POOLS[channel_pool]  # pools of M_c
+        self.of_place = _POOLS[spatial_pool]  # pools of M_s
         if branches != "spatial":
             squeeze, excite = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
             self.mlp = nn.Sequential(squeeze, nn.ReLU(), excite)

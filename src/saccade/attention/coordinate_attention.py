@@ -5,7 +5,7 @@ r"""Coordinate Attention: a channel gate for each row and each column.
     g^h = σ(F_h f^h),  g^w = σ(F_w f^w)             (B, C, H, 1), (B, C, 1, W)                  eq. 7, 8
     y   = x ⊙ g^h ⊙ g^w                             (B, C, H, W)                                eq. 9
 
-F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6.
+f^h, f^w: the first H, last W positions of f. F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6.
 
 Source: Hou et al., CVPR 2021, arXiv:2103.02907.
 """
@@ -88,7 +88,7 @@ class CoordinateAttention(nn.Module):
         """Return the row gate (B, C, H, 1) and column gate (B, C, 1, W) from the means, of the same shapes."""
         height = row_means.shape[2]
         z = torch.cat([row_means, column_means.transpose(2, 3)], 2)  # (B, C, H + W, 1)
-        f = F.hardswish(self.bn(self.squeeze(z)))  # (B, c, H + W, 1)
+        f = F.hardswish(self.bn(self.squeeze(z)))
         row_gate: Tensor = self.rows(f[:, :, :height]).sigmoid()
         column_gate: Tensor = self.columns(f[:, :, height:]).sigmoid().transpose(2, 3)
         return row_gate, column_gate

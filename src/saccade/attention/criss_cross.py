@@ -77,11 +77,11 @@ class CrissCrossAttention(Context):
         """Return γ o (B, C, H, W) of one pass."""
         # ``x.to(memory_format=torch.channels_last)`` fails under ``vmap``.
         x_channels_last = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-        mean = criss_cross(self.query(x_channels_last), self.key(x_channels_last), x_channels_last)
+        weighted_mean = criss_cross(self.query(x_channels_last), self.key(x_channels_last), x_channels_last)
         if not is_plain_layer(self.value):
-            output: Tensor = self.gamma * self.value(mean)
+            output: Tensor = self.gamma * self.value(weighted_mean)
             return output
         weight = (self.gamma * self.value.weight.flatten(1)).expand(x.shape[0], -1, -1)
         assert self.value.bias is not None
         bias = (self.gamma * self.value.bias)[:, None]
-        return torch.baddbmm(bias, weight, mean.flatten(2)).unflatten(2, x.shape[2:])
+        return torch.baddbmm(bias, weight, weighted_mean.flatten(2)).unflatten(2, x.shape[2:])

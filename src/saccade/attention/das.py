@@ -7,8 +7,8 @@ r"""DAS, Deformable Attention to capture Salient information: a gate computed by
     y    = x ⊙ A                                        (B, C, H, W)                              eq. 4
 
 The authors published no code. Counted by ``thop``, which omits the deformable kernel (9·c·C weights), this
-reimplementation has the published sizes. The positions of biases are our choice. The offset convolution starts at zero:
-a regular grid, m = 1/2.
+reimplementation has the published sizes. The positions of biases are our choice. The offset convolution starts at zero,
+so sampling starts on the regular grid with m = 1/2.
 
 Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 
@@ -21,8 +21,8 @@ Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
     g    y = d, as in design "d"; no gate
     h    y = LN_C(d), d as in design "c"; no gate
 
-The paper only sketches the designs. Our choices are the kernel sizes in designs a and b, a final norm in h, and no norm
-in g. ``norm`` and ``gate_norm`` select the norms (Table 5).
+The paper only sketches the designs. Our choices: the kernel sizes in a and b, a final norm in h, no norm in g. ``norm``
+and ``gate_norm`` select the norms (Table 5).
 
 Source: Salajegheh et al., 2023, arXiv:2311.12091.
 """
@@ -154,26 +154,28 @@ class _SalienceLayers(nn.Module):
         self.compresses = design not in ("d", "g")
         if norm == "layer" and self.compresses and compressed < 2:
             raise ValueError(f"norm='layer' needs at least 2 compressed channels, got {compressed}")
-        self.design, self.before, self.after = design, norm, gate_norm  # norm of z before the GELU, norm after d
+        self.design = design
+        self.before = norm  # norm of z, before the GELU
+        self.after = gate_norm  # norm of d, before the sigmoid
         if self.compresses:
             self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
             self.pointwise = nn.Conv2d(channels, compressed, 1, bias=False)
-            self.shift = nn.Parameter(torch.zeros(compressed))  # b of eq. 1
+            self.shift = nn.Parameter(torch.zeros(compressed))  # bias b of eq. 1
             if norm == "batch":
                 self.batch_norm = BatchNorm2d(compressed, affine=False)
         bias = gate_norm in ("layer", "none")  # the other norms cancel a bias
         if design in ("c", "d", "g", "h"):
             self.offset = zero_parameters(nn.Conv2d(compressed, 27, 3, padding=1))
-            # Only a hooked layer is called, on a map that holds the nine samples of each pixel as a 3×3 block.
+            # Called only if hooked, on the nine samples of each pixel as a 3×3 block; else only its weights are used.
             self.deform = _Kernel(compressed, channels, 3, stride=3, bias=bias)
         elif design == "b":
             self.offset = zero_parameters(nn.Conv2d(compressed, 2, 3, padding=1))
             self.fuse = nn.Conv2d(2 * compressed, channels, 1, bias=bias)
         elif design == "f":
-            self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)  # DW
-            self.widen = nn.Conv2d(compressed, channels, 1, bias=bias)  # PW
+            self.spread = nn.Conv2d(compressed, compressed, 3, padding=1, groups=compressed, bias=False)  # DW of f
+            self.widen = nn.Conv2d(compressed, channels, 1, bias=bias)  # PW of f
         if gate_norm == "layer":
-            self.norm: nn.Module = nn.LayerNorm(channels)
+            self.norm: nn.Module = nn.LayerNorm(channels)  # of d
         elif gate_norm == "batch":
             self.norm = BatchNorm2d(channels)
         elif gate_norm == "instance":
@@ -233,10 +235,10 @@ class UngatedSalience(_SalienceLayers):
 
 
 class _Kernel(nn.Conv2d):
-    """Deformable convolution layer that counters of exact classes, such as ``thop``, skip."""
+    """Conv2d subclass, so that tools that count layers by exact type, such as ``thop``, skip it."""
 
 
-@with_macs(lambda z, offset, mask: 4 * 9 * z.numel())
+@with_macs(lambda z, offset, mask: 4 * 9 * z.numel())  # 4 MACs per sample
 def _sample_grid(z: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
     """Return the nine samples of each pixel of z (B, c, H, W), weighted by ``mask``: (B, 9c, H, W)."""
     kernel = torch.eye(9, dtype=z.dtype, device=z.device).view(9, 1, 3, 3).repeat(z.shape[1], 1, 1, 1)
@@ -251,7 +253,7 @@ class _InstanceNorm(nn.GroupNorm):
 
 
 class FusedSample(nn.Module):
-    """Layers of design a.
+    """Design a: 1×1 convolution of x and one sample per pixel.
 
     Args:
         channels: C.

@@ -1,16 +1,16 @@
 r"""Deformable attention: each pixel attends to keys sampled at positions predicted by a small network.
 
     q = W_q x + b_q                                              (B, C, H, W)
-    o = W_o GELU(LN(DWConv_{k×k, stride}(q)))                    (B, G, 2, H_k, W_k)  weights shared by the G groups
+    o = W_o GELU(LN(DWConv_{kernel_size, stride}(q)))            (B, G, 2, H_k, W_k)  weights shared by the G groups
     p = clamp(r + o, −1, 1)                                      (B, G, M, 2)         M = H_k·W_k positions, y then x
     x̃ = x sampled bilinearly at p; k = W_k x̃, v = W_v x̃ + b_v    (B, C, M)
     A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)   E = C/heads
     y = W_y (A v) + b_y                                          (B, C, H, W)
 
 T is a table (2H − 1)×(2W − 1) of relative positions per head, built for feature maps of ``size`` and interpolated for
-other sizes. ``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups. Its input is
-sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p); its last layer has no bias. If ``offset_range`` s is at least 0, as in the
-paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped as above.
+other sizes. The bias ``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups. The input is
+sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p); the last layer has no bias. If ``offset_range`` s is at least 0, as in the
+paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped.
 
 Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/(H_k − 1) − 1 are half a step too far, so
 the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
@@ -87,9 +87,9 @@ class DeformableAttention(nn.Module):
         num_heads: number of heads.
         groups: G, number of channel groups with separate sampling positions.
         stride: spacing of the sampling positions in pixels.
-        kernel_size: k, kernel size of the depthwise convolution that predicts offsets, above ``stride``.
+        kernel_size: kernel size of the depthwise convolution that predicts offsets, above ``stride``.
         offset_range: maximum offset in half grid steps; a negative value means unlimited.
-        position: bias of the logits: a ``table``, a small network (``log``) or ``none``.
+        position: position bias of the logits: a ``table``, a small network (``log``) or ``none``.
         size: (H, W) of the feature map, needed for a table.
 
     Raises:
@@ -132,7 +132,7 @@ class DeformableAttention(nn.Module):
         self.norm = nn.LayerNorm(group_channels)
         self.move = nn.Conv2d(group_channels, 2, 1, bias=False)  # W_o
         self.table: nn.Parameter | None = None
-        self.distance: nn.Sequential | None = None  # the bias network of position="log"
+        self.distance: nn.Sequential | None = None  # network of the bias "log"
         if position == "table":
             assert size is not None
             self.table = nn.Parameter(torch.empty(num_heads, 2 * size[0] - 1, 2 * size[1] - 1))
@@ -164,7 +164,7 @@ class DeformableAttention(nn.Module):
         y, x = offset.unbind(1)
         if self.range >= 0:
             y, x = (self.range * half * o.tanh() for half, o in zip(half_steps, (y, x), strict=True))
-        # The authors' reference points, half a step too far; a single row or column is centred.
+        # r, half a step too far, but 0 if n = 1.
         reference_y, reference_x = (
             coordinates(n, offset) + half * half * (n - 1) for n, half in zip((height, width), half_steps, strict=True)
         )
@@ -193,12 +193,15 @@ class DeformableAttention(nn.Module):
         group_outputs = []
         for g in range(self.groups):
             table = None if self.table is None else self.table.unflatten(0, (self.groups, -1))[g]
-            can_use_runs = table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
-            if table is not None and can_use_runs and recompute:
+            # ``relative_bias`` needs a table of the map's size and positions within [−1, 1].
+            can_use_relative_bias = (
+                table is not None and (2 * height - 1, 2 * width - 1) == table.shape[1:] and self.range < 0
+            )
+            if table is not None and can_use_relative_bias and recompute:
                 output = relative_attention(q[:, g], k[:, g], v[:, g], positions[:, g], table, size, self.scale)
                 group_outputs.append(output.flatten(1, 2))
                 continue
-            bias = self._bias(table, size, can_use_runs and not unchunked)
+            bias = self._bias(table, size, can_use_relative_bias and not unchunked)
             attend = partial(_attend_chunk, bias=bias, scale=self.scale)
             if unchunked:
                 group_outputs.append(attend(q[:, g], k[:, g], v[:, g], positions[:, g], slice(0, height)))
@@ -215,10 +218,10 @@ class DeformableAttention(nn.Module):
             group_outputs.append(torch.cat(image_outputs))
         return torch.cat(group_outputs, 1)
 
-    def _bias(self, table: Tensor | None, size: tuple[int, int], use_runs: bool) -> Bias | None:
-        """Return a function that computes the bias (B, heads/G, M, Q) of one group, or None without bias."""
+    def _bias(self, table: Tensor | None, size: tuple[int, int], use_relative_bias: bool) -> Bias | None:
+        """Return the function that computes the bias (B, heads/G, M, Q) of one group, or None without a bias."""
         if table is not None:
-            if use_runs:
+            if use_relative_bias:
                 return partial(relative_bias, table_runs(table), size=size)
             return partial(relative_bias_definition, table, size=size)
         return None if self.distance is None else partial(_log_bias, self.distance, size=size)

@@ -40,10 +40,10 @@ SPEC = {
 def parameters(
     channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
 ) -> int:
-    outputs = channels if out_channels is None else out_channels
+    n_outputs = channels if out_channels is None else out_channels
     kernel_elements = kernel_size**2
-    offsets = 2 * offset_groups * kernel_elements * (channels * kernel_elements + 1)
-    return outputs * (channels // groups * kernel_elements + bias) + offsets
+    offset_count = 2 * offset_groups * kernel_elements * (channels * kernel_elements + 1)
+    return n_outputs * (channels // groups * kernel_elements + bias) + offset_count
 
 
 class DeformableConvolution(Convolution):
@@ -55,10 +55,10 @@ class DeformableConvolution(Convolution):
         channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride of the convolution and of its offsets.
+        stride: stride of both convolutions.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
-        groups: number of channel groups.
+        groups: groups of the convolution.
         bias: True adds a bias.
         offset_groups: D, number of channel groups with separate offsets.
 

@@ -6,7 +6,7 @@ r"""DCNv2, modulated deformable convolution: each kernel element has a learnt of
 
 p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
 its own Δ and m. The offset convolution has the stride, padding and dilation of the deformable convolution. The PyTorch
-port cited below ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1: the
+port ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1: the
 initial output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks, so that the
 module starts as the plain convolution.
 
@@ -44,10 +44,10 @@ SPEC = {
 def parameters(
     channels: int, out_channels: int | None, kernel_size: int, groups: int, bias: bool, offset_groups: int
 ) -> int:
-    outputs = channels if out_channels is None else out_channels
+    n_outputs = channels if out_channels is None else out_channels
     kernel_elements = kernel_size**2
     offsets = 3 * offset_groups * kernel_elements * (channels * kernel_elements + 1)
-    return outputs * (channels // groups * kernel_elements + bias) + offsets
+    return n_outputs * (channels // groups * kernel_elements + bias) + offsets
 
 
 class ModulatedDeformableConvolution(Convolution):
@@ -59,10 +59,10 @@ class ModulatedDeformableConvolution(Convolution):
         channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride of the convolution and of its offsets.
+        stride: stride of both convolutions.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
-        groups: number of channel groups.
+        groups: groups of the convolution.
         bias: True adds a bias.
         offset_groups: D, number of channel groups with separate offsets.
         scale: s, upper bound of m.

@@ -37,7 +37,7 @@ SPEC = {
     "published": [
         {"net": "resnet50", "params": 33.00, "macs": 6.50, "top1": 77.0, "source": "ECA-Net paper, table 3",
          "where": ("layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5"),
-         "note": "five blocks; not reproduced: 29.23 M parameters with rd_ratio=1/4, 32.96 M with batch-norm buffers"},
+         "note": "five blocks; not reproduced: 29.23 M parameters with rd_ratio=1/4, 32.96 M with 1/2 and BN buffers"},
     ],
 }  # fmt: skip
 
@@ -73,7 +73,7 @@ class DoubleAttention(Context):
         n_descriptors = hidden if descriptors is None else descriptors
         if n_descriptors < 2:
             raise ValueError(f"there must be at least 2 descriptors, got {n_descriptors}")
-        self.hidden, self.summaries = hidden, n_descriptors  # m, n
+        self.hidden, self.summaries = hidden, n_descriptors  # m; n, number of descriptors
         self.feature = nn.Conv2d(channels, hidden, 1)
         self.gather = nn.Conv2d(channels, n_descriptors, 1, bias=False)
         self.distribute = nn.Conv2d(channels, n_descriptors, 1)

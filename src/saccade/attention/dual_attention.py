@@ -53,8 +53,8 @@ class DualAttention(Context):
     Args:
         channels: C.
         rd_ratio: c/C.
-        position: True lets pixels attend to pixels.
-        channel: True lets channels attend to channels.
+        position: True enables attention over pixels.
+        channel: True enables attention over channels.
 
     Raises:
         ValueError: a limit of SPEC is violated.
@@ -83,7 +83,7 @@ class _PixelAttention(nn.Module):
         self.query = nn.Conv2d(channels, hidden, 1)
         self.key = nn.Conv2d(channels, hidden, 1, bias=False)
         self.value = nn.Conv2d(channels, channels, 1)
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = nn.Parameter(torch.zeros(1))  # α
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = (layer(x).flatten(2).mT for layer in (self.query, self.key, self.value))
@@ -93,12 +93,12 @@ class _PixelAttention(nn.Module):
 class _ChannelAttention(nn.Module):
     """Attention over channels, β Σ_i X_{ji} x_i.
 
-    X equals softmax(−G), because a softmax ignores the maximum of its row.
+    X equals softmax(−G), because a softmax ignores a constant added to a row.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.zeros(1))
+        self.gamma = nn.Parameter(torch.zeros(1))  # β
 
     def forward(self, x: Tensor) -> Tensor:
         features = x.flatten(2)
@@ -108,5 +108,5 @@ class _ChannelAttention(nn.Module):
         return self.gamma * output.unflatten(2, x.shape[2:]).to(x.dtype)
 
 
-# Aliases with which networks pickled by earlier versions load.
+# Old names, needed to unpickle earlier networks.
 _Positions, _Channels = _PixelAttention, _ChannelAttention

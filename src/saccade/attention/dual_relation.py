@@ -1,6 +1,6 @@
 r"""Dual relation-aware attention: pixels attend to pooled cells, channels to channel combinations.
 
-    z_s = ReLU(BN_s(W_s pool_s(x)))          (B, C, s, s), means over s×s cells, s = 1, 2, 3, 6
+    z_s = ReLU(BN_s(W_s pool_s(x)))          (B, C, s, s), means over an s×s grid, s = 1, 2, 3, 6
     Z = [z_1, z_2, z_3, z_6]                 (B, 50, C), spatial gathering centres
     q = W_q x + b_q, k = W_k Z, v = W_v Z + b_v      (B, N, c), (B, 50, c), (B, 50, C), N = H·W, c = ⌊C·rd_ratio⌋
     P_i = Σ_j softmax_j(q_iᵀ k_j) v_j        (B, C, N), position attention
@@ -56,7 +56,7 @@ def equivariant(position: bool) -> tuple[str, ...]:
     return ("flip", "transpose") if position else ("permutation", "flip", "transpose")
 
 
-_SIDES = (1, 2, 3, 6)  # s
+_GRID_SIZES = (1, 2, 3, 6)  # s
 
 
 class DualRelationAttention(Context):
@@ -103,7 +103,7 @@ class _SpatialCentersAttention(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.centers = nn.ModuleList(_conv_bn_relu(channels, channels) for _ in _SIDES)
+        self.centers = nn.ModuleList(_conv_bn_relu(channels, channels) for _ in _GRID_SIZES)
         self.query = nn.Conv2d(channels, hidden, 1)
         self.key = nn.Linear(channels, hidden, bias=False)
         self.value = nn.Linear(channels, channels)
@@ -139,20 +139,20 @@ def _conv_bn_relu(channels: int, out: int) -> nn.Sequential:
 
 
 def _cells(x: Tensor) -> list[Tensor]:
-    """Return the means of x (B, C, H, W) over s×s cells: (B, C, s, s) for each s."""
-    row_weights, column_weights = (_averaging_matrix(x, side) for side in x.shape[2:])  # (12, H), (12, W)
+    """Return the means (B, C, s, s) of x (B, C, H, W) over the cells of an s×s grid, for each s."""
+    row_weights, column_weights = (_averaging_matrix(x, length) for length in x.shape[2:])  # (12, H), (12, W)
     all_means = row_weights @ (x @ column_weights.mT)  # (B, C, 12, 12)
-    return [rows.split(_SIDES, 3)[index] for index, rows in enumerate(all_means.split(_SIDES, 2))]
+    return [rows.split(_GRID_SIZES, 3)[index] for index, rows in enumerate(all_means.split(_GRID_SIZES, 2))]
 
 
 def _averaging_matrix(x: Tensor, length: int) -> Tensor:
     """Return stacked matrices (12, ``length``) that average ``length`` pixels into s cells for each s."""
     pixel = torch.arange(length, device=x.device)
-    cell = torch.cat([torch.arange(s, device=x.device) for s in _SIDES])[:, None]
-    n_cells = torch.cat([torch.full((s, 1), s, device=x.device) for s in _SIDES])
-    membership = ((pixel >= cell * length // n_cells) & (pixel < -(-(cell + 1) * length // n_cells))).to(x.dtype)
+    cell = torch.cat([torch.arange(s, device=x.device) for s in _GRID_SIZES])[:, None]
+    grid_size = torch.cat([torch.full((s, 1), s, device=x.device) for s in _GRID_SIZES])
+    membership = ((pixel >= cell * length // grid_size) & (pixel < -(-(cell + 1) * length // grid_size))).to(x.dtype)
     return membership / membership.sum(1, keepdim=True)
 
 
-# Aliases with which networks pickled by earlier versions load.
+# Old names, needed to unpickle earlier networks.
 _Positions, _Channels = _SpatialCentersAttention, _ChannelCentersAttention

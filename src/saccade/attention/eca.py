@@ -49,7 +49,7 @@ def parameters(channels: int, kernel_size: int | None, gamma: float, beta: float
 
 
 class EfficientChannelAttention(Gate):
-    """Channel gate.
+    """Channel gate from a 1-D convolution.
 
     Args:
         channels: C.

@@ -62,7 +62,7 @@ class EfficientMultiScaleAttention(nn.Module):
         if self.groups < 1 or channels % self.groups:
             raise ValueError(f"groups must divide channels, got {groups} and {channels}")
         group_channels = channels // self.groups
-        self.sides = nn.Conv2d(group_channels, group_channels, 1)  # W₁
+        self.sides = nn.Conv2d(group_channels, group_channels, 1)  # W₁, of row and column means
         self.near = nn.Conv2d(group_channels, group_channels, 3, padding=1)  # W₃
         self.norm_weight = nn.Parameter(torch.ones(group_channels))  # γ
         self.norm_bias = nn.Parameter(torch.zeros(group_channels))  # β
@@ -73,8 +73,10 @@ class EfficientMultiScaleAttention(nn.Module):
         height, width = x.shape[2:]
         x = x.unflatten(1, (self.groups, -1)).flatten(0, 1)
         rows, columns = pooled_mean(x, (3,), keepdim=True), pooled_mean(x, (2,), keepdim=True)  # (…, H, 1), (…, 1, W)
-        h, w = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
-        u = torch.group_norm(x * h.to(x.dtype) * w.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias)
+        row_gate, column_gate = self.sides(torch.cat([rows, columns.mT], 2)).sigmoid().split([height, width], 2)
+        u = torch.group_norm(
+            x * row_gate.to(x.dtype) * column_gate.mT.to(x.dtype), x.shape[1], self.norm_weight, self.norm_bias
+        )
 
         v_weights = self.norm_bias.softmax(0)  # the mean of u over the pixels is β
         if is_plain_layer(self.near):
@@ -98,10 +100,10 @@ class EfficientMultiScaleAttention(nn.Module):
 
 
 def _kernel_element_means(x: Tensor, columns: Tensor) -> Tensor:
-    """Return the mean (n, c, 3, 3) over x (n, c, H, W) of the pixels that each element of a 3×3 kernel multiplies.
+    """Return the means (n, c, 3, 3) of x (n, c, H, W), zero-padded, under each element of a 3×3 kernel.
 
-    ``columns`` (n, c, 1, W) are the column means. With zero padding, the upper kernel row never covers the last row of
-    x, nor the lower kernel row the first.
+    ``columns`` (n, c, 1, W) are the column means. The upper kernel row never covers the last row of x, nor the lower
+    kernel row the first.
     """
     height, width = x.shape[2:]
     rows = torch.cat([columns - x[:, :, -1:] / height, columns, columns - x[:, :, :1] / height], 2)  # (n, c, 3, W)

@@ -11,10 +11,10 @@ r"""Efficient Multi-scale Channel Attention: a channel gate that also reads the 
 With S = 0 (``previous=0``) y = x ⊙ (1 + l). The attention A, and A' of the same form, is ECA (``att="eca"``:
 σ(Conv1d_k), k from the channels) or SE (``"se"``: σ(W₂ ReLU(W₁ z)), reduction 16). There are no biases.
 
-``saccade.plug`` sets S to the number of its sites in the previous stage; ``previous=n`` reads only the last n sites.
+``saccade.plug`` sets S to the number of EMCA sites in the previous stage; ``previous=n`` reads only the last n sites.
 
-Only the ECA variant of the authors' code runs. As published, only the last block of each stage has a module. The
-published sizes with SE need ``shared=True``, which uses A in place of A'.
+The SE variant of the authors' code does not run. The published networks have one module per stage, in the last block.
+The published sizes with SE need ``shared=True``.
 
 Source: Bakr et al., code eslambakr/EMCA, 2021.
 """
@@ -69,7 +69,9 @@ def parameters(channels: int, att: str, kernel_size: int | None, rd_ratio: float
         attention_count = 2 * channels * int(channels * rd_ratio)
     else:
         attention_count = kernel_size or int(abs((math.log2(channels) + 1) / 2)) | 1
-    return attention_count * (1 if shared else 2) + previous + 3 if previous else attention_count
+    if not previous:
+        return attention_count
+    return attention_count * (1 if shared else 2) + (previous + 1) + 2
 
 
 class EfficientMultiScaleChannelAttention(Gate):
@@ -106,12 +108,12 @@ class EfficientMultiScaleChannelAttention(Gate):
         def make_attention() -> nn.Module:
             return _ECA(k) if att == "eca" else _SE(channels, hidden)
 
-        self.previous = PreviousStage(previous)
+        self.previous = PreviousStage(previous)  # returns the S vectors
         self.local = make_attention()
         if previous:
-            self.take_in = nn.Linear(previous + 1, 1, bias=False)  # w, which combines the vectors
-            self.stage = None if shared else make_attention()  # A', for the global scales
-            self.put_out = nn.Linear(2, 1, bias=False)  # m, which mixes l and g
+            self.take_in = nn.Linear(previous + 1, 1, bias=False)  # weights w of u
+            self.stage = None if shared else make_attention()  # A'; None: use A
+            self.put_out = nn.Linear(2, 1, bias=False)  # weights m of s
 
     def gate(self, x: Tensor, previous: Sequence[Tensor] | Tensor | None = None) -> Tensor:
         """Return the gate (B, C, 1, 1).
@@ -130,16 +132,16 @@ class EfficientMultiScaleChannelAttention(Gate):
             raise ValueError(
                 f"there must be {self.previous.count} vectors (previous={self.previous.count}), got {len(vectors)}"
             )
-        s = self.local(z)
+        s = local_scales = self.local(z)
         if self.previous.count:
             u = self.take_in(torch.stack([*(_tile(v, z) for v in vectors), z], -1))[..., 0].relu()
-            g = (self.stage or self.local)(u)
-            s = self.put_out(torch.stack([s, g], -1))[..., 0].sigmoid()
+            global_scales = (self.stage or self.local)(u)
+            s = self.put_out(torch.stack([local_scales, global_scales], -1))[..., 0].sigmoid()
         return (1 + s)[:, :, None, None]
 
 
 class _ECA(nn.Module):
-    """ECA scales (B, C) of a vector (B, C)."""
+    """ECA layer: vector (B, C) to scales (B, C)."""
 
     def __init__(self, kernel_size: int) -> None:
         super().__init__()
@@ -151,7 +153,7 @@ class _ECA(nn.Module):
 
 
 class _SE(nn.Module):
-    """SE scales (B, C) of a vector (B, C)."""
+    """SE layer: vector (B, C) to scales (B, C)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()

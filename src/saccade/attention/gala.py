@@ -4,15 +4,15 @@ r"""Global-and-Local Attention: a channel branch g and a spatial branch l, with 
     l = Conv_{1×1}(ReLU(Conv_{1×1}(x)))                              (B, 1, H, W)     C -> C·rd_ratio -> 1
     y = x ⊙ tanh(α ⊙ (g + l) + β ⊙ (g · l))                          (B, C, H, W)     α, β: (C,)
 
-These are the equations of the paper, ``variant="paper"``. The authors' code, ``variant="official"``, ends g in a ReLU,
-has a 5×5 convolution in l, and a sigmoid gate:
+These are the equations of ``variant="paper"``. The default, ``variant="official"``, follows the authors' code: g ends
+in a ReLU, l has a 5×5 convolution, and the gate is a sigmoid:
 
     g = ReLU(W₂ ReLU(W₁ mean_{h,w} x + b₁) + b₂)
     l = Conv_{1×1}(ReLU(Conv_{5×5}(ReLU(Conv_{1×1}(x)))))
     y = x ⊙ σ(α ⊙ (g + l) + β ⊙ (g · l))
 
-Initialisation follows the code: l, α and β normal with variance 1/fan_in (1 for α and β), truncated at two standard
-deviations; g uniform with variance 2/(fan_in + fan_out); biases zero.
+Initialisation follows the code: α, β and the weights of l normal with variance 1/fan_in (1 for α and β), truncated at
+two standard deviations; the weights of g uniform with variance 2/(fan_in + fan_out); biases zero.
 
 Source: Linsley et al., ICLR 2019, arXiv:1805.08819; code: serre-lab/gala_tpu.
 """
@@ -77,14 +77,14 @@ class GlobalAndLocalAttention(Gate):
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("variant", variant, "official", "paper")
-        self.released = variant == "official"
+        self.released = variant == "official"  # True for the authors' code
         global_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)]
         local_layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.ReLU()]
         if self.released:
             global_layers.append(nn.ReLU())
             local_layers += [nn.Conv2d(hidden, hidden, 5, padding=2), nn.ReLU()]
-        self.what = nn.Sequential(*global_layers)  # g
-        self.where = nn.Sequential(*local_layers, nn.Conv2d(hidden, 1, 1))  # l
+        self.what = nn.Sequential(*global_layers)  # branch g
+        self.where = nn.Sequential(*local_layers, nn.Conv2d(hidden, 1, 1))  # branch l
         self.alpha = nn.Parameter(torch.empty(channels))
         self.beta = nn.Parameter(torch.empty(channels))
         for weight in (self.alpha, self.beta):

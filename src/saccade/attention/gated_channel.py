@@ -5,8 +5,8 @@ r"""Gated Channel Transformation: a channel gate from the norms of the channels.
     y_c = x_c (1 + tanh(γ_c ŝ_c + β_c))              gating          (B, C, H, W)                 eq. 4
 
 α starts at 1, γ and β at 0, so the module starts as the identity. ``mode="l1"`` replaces the L2 norm by Σ|x_c| and the
-root mean square by mean_c |s|. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. A positive γ
-strengthens channels with large norms. The authors gate the input of every convolution.
+root mean square by mean_c |s|. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. The authors gate
+the input of every convolution.
 
 Source: Yang et al., CVPR 2020, arXiv:1909.11519.
 """

@@ -12,7 +12,7 @@ r"""Gather-Excite: each channel is gated by its spatial context.
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
 ``extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files; ``bias=True`` matches
-the code of the SRM authors (see ``style_recalibration``). The Caffe files cover only ``extent=0``; otherwise we place a
+the code of the SRM authors. The Caffe files cover only ``extent=0``; otherwise we place a
 ReLU between the convolutions, like timm.
 
 Source: Hu et al., NeurIPS 2018, arXiv:1810.12348.
@@ -66,14 +66,14 @@ def equivariant(extra_params: bool, extent: int) -> tuple[str, ...]:
 
 
 class GatherExcite(Gate):
-    """Channel gate from spatial context.
+    """Gate per channel, or per channel and window, from spatial context.
 
     Args:
         channels: C.
         extra_params: True gathers by learnt convolutions (θ and θ⁺), False by means (θ⁻).
         extent: e, a power of two above 1; 0 means the whole map.
         use_mlp: True mixes the channels before the gate (θ⁺).
-        rd_ratio: bottleneck width of ``use_mlp`` / C.
+        rd_ratio: bottleneck width of the MLP / C.
         bias: True adds a bias to the depthwise convolutions.
         size: (H, W) of the feature map, needed for an H×W kernel.
 
@@ -119,7 +119,7 @@ class GatherExcite(Gate):
             self.mlp = nn.Sequential(*activation, *layers)
 
     def gate(self, x: Tensor) -> Tensor:
-        """Return the gate (B, C, 1, 1), (B, C, H, W) for an extent above 0."""
+        """Return the gate: (B, C, 1, 1), or (B, C, H, W) if ``extent`` > 0."""
         z = self._gather(x)
         gate: Tensor = (z if self.mlp is None else self.mlp(z)).sigmoid()
         return F.interpolate(gate, size=x.shape[2:]) if self.extent else gate

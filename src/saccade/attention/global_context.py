@@ -53,7 +53,7 @@ def neutral(fuse_scale: bool) -> bool:
 
 
 class GlobalContext(Context):
-    """Context vector, pooled by attention and transformed by a bottleneck, that is added to x or gates x.
+    """Context vector, pooled by attention and transformed by a bottleneck, that is added to x, gates x, or both.
 
     Args:
         channels: C.
@@ -74,7 +74,7 @@ class GlobalContext(Context):
         if not (fuse_add or fuse_scale):
             raise ValueError("at least one of fuse_add and fuse_scale must be true, got False for both")
         hidden = max(2, int(channels * rd_ratio))
-        self.mask = nn.Conv2d(channels, 1, 1, bias=False)  # w
+        self.mask = nn.Conv2d(channels, 1, 1, bias=False)  # w of m
         self.add = _bottleneck(channels, hidden) if fuse_add else None
         self.scale = _bottleneck(channels, hidden) if fuse_scale else None
         nn.init.kaiming_normal_(self.mask.weight)

@@ -10,7 +10,7 @@ r"""Global second-order pooling: a gate from a covariance matrix of channels or 
 ``variant="position"``, on a grid of 8×8:
 
     Z = pool_{8×8} BN(W₁ ReLU(x) + b₁)            (B, d, 64)       adaptive average pooling
-    Σ = ZᵀZ/64 − s sᵀ/64²,  s = Σ_i Z_i           (B, 64, 64)      over the channels
+    Σ = ZᵀZ/64 − t tᵀ/64²,  t = Σ_c Z_c           (B, 64, 64)      over the channels
     r_{4i+k} = ReLU(w_{i,k} · BN(Σ)_i + b_{4i+k}) (B, 256)
     g = σ(W₂ r + b₂), pooled to H×W               (B, 1, H, W)
     y = ReLU(x ⊙ g)                               (B, C, H, W)
@@ -82,8 +82,8 @@ class SecondOrderPooling(nn.Module):
 
     Args:
         channels: C.
-        dim: d, number of channels before the covariance.
-        variant: gate of each ``channel`` or of each ``position``.
+        dim: d, number of channels in the covariance.
+        variant: ``channel`` for a channel gate, ``position`` for a spatial gate.
         stride: s; None means 2 up to 256 channels, else 1.
 
     Raises:
@@ -105,12 +105,12 @@ class SecondOrderPooling(nn.Module):
         check_choice("variant", variant, "channel", "position")
         self.of_channels = variant == "channel"  # True for a channel gate
         self.stride = _channel_stride(channels, stride) if self.of_channels else 1
-        n_rows, outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
+        n_rows, n_outputs = (dim, channels) if self.of_channels else (_GRID**2, _GRID**2)
         self.reduce = nn.Conv2d(channels, dim, 1)
         self.reduce_bn = BatchNorm2d(dim)
         self.row_bn = BatchNorm2d(n_rows)
         self.row = nn.Conv2d(n_rows, 4 * n_rows, (n_rows, 1), groups=n_rows)
-        self.expand = nn.Conv2d(4 * n_rows, outputs, 1)
+        self.expand = nn.Conv2d(4 * n_rows, n_outputs, 1)
         for conv in (self.reduce, self.row, self.expand):
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         self.tap = nn.Identity()
@@ -123,9 +123,7 @@ class SecondOrderPooling(nn.Module):
             return gate
         z = window_means(z, (_GRID, _GRID)).flatten(2)
         scaled_sum = z.sum(1, keepdim=True) / _GRID**2
-        grid = self.expand(
-            F.relu(self._row_products(z.mT @ z / _GRID**2 - scaled_sum.mT @ scaled_sum))
-        ).sigmoid()  # (B, 64, 1, 1)
+        grid = self.expand(F.relu(self._row_products(z.mT @ z / _GRID**2 - scaled_sum.mT @ scaled_sum))).sigmoid()
         return window_means(grid.view(-1, 1, _GRID, _GRID), (x.shape[2], x.shape[3]))
 
     def _row_products(self, matrix: Tensor) -> Tensor:
@@ -146,5 +144,5 @@ def _subsample(x: Tensor, stride: int) -> Tensor:
         return x
     if not torch.compiler.is_exporting():
         return x[:, :, ::stride, ::stride]
-    row_index, column_index = (window_starts(side, stride, 1, x.device) for side in x.shape[2:])
+    row_index, column_index = (window_starts(length, stride, 1, x.device) for length in x.shape[2:])
     return x.index_select(2, row_index).index_select(3, column_index)

@@ -53,16 +53,16 @@ class LargeKernelAttention(Gate):
         super().__init__()
         if dilation < 1:
             raise ValueError(f"dilation must be positive, got {dilation}")
-        dilated_size = -(-kernel_size // dilation)
-        if kernel_size < 1 or dilated_size % 2 == 0:
+        dilated_kernel_size = -(-kernel_size // dilation)
+        if kernel_size < 1 or dilated_kernel_size % 2 == 0:
             raise ValueError(
                 f"ceil(kernel_size / dilation) must be odd and positive, got ceil({kernel_size} / {dilation}) = "
-                f"{dilated_size}"
+                f"{dilated_kernel_size}"
             )
-        depthwise_size, dilated_padding = 2 * dilation - 1, dilation * (dilated_size // 2)
-        self.near = nn.Conv2d(channels, channels, depthwise_size, padding=dilation - 1, groups=channels)  # 2d − 1
-        self.far = nn.Conv2d(  # k, dilated
-            channels, channels, dilated_size, padding=dilated_padding, dilation=dilation, groups=channels
+        depthwise_size, dilated_padding = 2 * dilation - 1, dilation * (dilated_kernel_size // 2)
+        self.near = nn.Conv2d(channels, channels, depthwise_size, padding=dilation - 1, groups=channels)
+        self.far = nn.Conv2d(
+            channels, channels, dilated_kernel_size, padding=dilated_padding, dilation=dilation, groups=channels
         )
         self.mix = nn.Conv2d(channels, channels, 1)
         for conv in (self.near, self.far, self.mix):

@@ -6,8 +6,8 @@ r"""MHSA of BoTNet: attention between all pixels, with embeddings of relative po
     y_p = Σ_u softmax_u(l_p) v_u                 (B, O, H, W)
     stride t: average pooling of y over t×t      (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-q_p·r_{u−p} splits into a row term and a column term, so the H·W×H·W matrix is never materialised. The authors' code
-scales both terms by s, the paper prints no factor; ``scale_pos_embed=False``, timm's default, scales only q·k.
+q_p·r_{u−p} splits into a row term and a column term, so the H·W×H·W matrix of q·r is never materialised. The authors'
+code scales both terms by s, the paper prints no factor; ``scale_pos_embed=False``, timm's default, scales only q·k.
 
 Source: Srinivas et al., CVPR 2021, arXiv:2101.11605, figure 4 and the code of its appendix.
 """
@@ -44,8 +44,8 @@ SPEC = {
 
 
 def parameters(channels: int, out_channels: int | None, bias: bool, num_heads: int, size: tuple[int, int]) -> int:
-    outputs = channels if out_channels is None else out_channels
-    return outputs * (3 * channels + bias) + 2 * (sum(size) - 1) * (outputs // num_heads)
+    n_outputs = channels if out_channels is None else out_channels
+    return n_outputs * (3 * channels + bias) + 2 * (sum(size) - 1) * (n_outputs // num_heads)
 
 
 class MultiHeadSelfAttention(nn.Module):
@@ -83,14 +83,14 @@ class MultiHeadSelfAttention(nn.Module):
         size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        outputs = channels if out_channels is None else out_channels
-        if min(channels, outputs, kernel_size, stride, dilation, num_heads) < 1:
+        n_outputs = channels if out_channels is None else out_channels
+        if min(channels, n_outputs, kernel_size, stride, dilation, num_heads) < 1:
             raise ValueError(
                 "channels, out_channels, kernel_size, stride, dilation and num_heads must be at least 1, got "
-                f"{channels}, {outputs}, {kernel_size}, {stride}, {dilation} and {num_heads}"
+                f"{channels}, {n_outputs}, {kernel_size}, {stride}, {dilation} and {num_heads}"
             )
-        if outputs % num_heads:
-            raise ValueError(f"out_channels must be a multiple of num_heads, got {outputs} and {num_heads}")
+        if n_outputs % num_heads:
+            raise ValueError(f"out_channels must be a multiple of num_heads, got {n_outputs} and {num_heads}")
         twice_padding = dilation * (kernel_size - 1)
         if twice_padding % 2 or (padding is not None and 2 * padding != twice_padding):
             raise ValueError(
@@ -104,17 +104,17 @@ class MultiHeadSelfAttention(nn.Module):
         height, width = size
         if min(height, width) < 1:
             raise ValueError(f"size must be at least (1, 1), got {(height, width)}")
-        d = outputs // num_heads
+        d = n_outputs // num_heads
         self.stride, self.num_heads, self.scale_pos_embed, self.size = (
             stride,
             num_heads,
             scale_pos_embed,
             (height, width),
         )
-        self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)
-        self.height = nn.Parameter(torch.randn(2 * height - 1, d) * d**-0.5)  # embeddings of row offsets
-        self.width = nn.Parameter(torch.randn(2 * width - 1, d) * d**-0.5)  # embeddings of column offsets
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.qkv = nn.Conv2d(channels, 3 * n_outputs, 1, bias=False)
+        self.height = nn.Parameter(torch.randn(2 * height - 1, d) * d**-0.5)  # row embeddings
+        self.width = nn.Parameter(torch.randn(2 * width - 1, d) * d**-0.5)  # column embeddings
+        self.bias = nn.Parameter(torch.zeros(n_outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
@@ -128,9 +128,10 @@ class MultiHeadSelfAttention(nn.Module):
         q, k, v = (t.mT for t in qkv.unbind(1))  # (B, heads, H·W, d)
         scale = q.shape[3] ** -0.5
         query_map = (q * scale if self.scale_pos_embed else q).unflatten(2, self.size)
-        row_offsets, column_offsets = _relative_embeddings(self.height, height), _relative_embeddings(self.width, width)
-        row_logits = torch.einsum("nhyxd,yud->nhyxu", query_map, row_offsets).flatten(2, 3)
-        column_logits = torch.einsum("nhyxd,xud->nhyxu", query_map, column_offsets).flatten(2, 3)
+        row_embeddings = _relative_embeddings(self.height, height)
+        column_embeddings = _relative_embeddings(self.width, width)
+        row_logits = torch.einsum("nhyxd,yud->nhyxu", query_map, row_embeddings).flatten(2, 3)
+        column_logits = torch.einsum("nhyxd,xud->nhyxu", query_map, column_embeddings).flatten(2, 3)
         y = (
             attention(q, k, v, scale, row_logits, column_logits)
             .transpose(2, 3)
@@ -142,11 +143,11 @@ class MultiHeadSelfAttention(nn.Module):
             y = F.avg_pool2d(y, self.stride, ceil_mode=True)
         if self.bias is not None:
             y = y + self.bias[:, None, None].to(y.dtype)
-        # y may be a view of a custom Function's output, which must not be modified in place.
+        # A view of a custom Function's output must not be modified in place.
         return clone_in_format(y, x)
 
 
-def _relative_embeddings(embedding: Tensor, length: int) -> Tensor:
-    """Return the embeddings (length, length, d) of u − p for all p and u; ``embedding[0]`` is that of 1 − length."""
-    position = torch.arange(length, device=embedding.device)
-    return embedding[position - position[:, None] + length - 1]
+def _relative_embeddings(table: Tensor, length: int) -> Tensor:
+    """Return ``table[u − p + length − 1]`` for all p (axis 0) and u (axis 1): (length, length, d)."""
+    position = torch.arange(length, device=table.device)
+    return table[position - position[:, None] + length - 1]

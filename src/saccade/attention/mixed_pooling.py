@@ -78,8 +78,8 @@ class MixedPooling(nn.Module):
         height, width = x.shape[2:]
         u, v = F.relu(self.near_in(x)), F.relu(self.far_in(x))
         near = self.near(u)
-        for conv, side in zip((self.fine, self.coarse), self.sizes, strict=True):
-            near = near + bilinear(conv(window_means(u, (side, side))), (height, width)).to(near.dtype)
+        for conv, grid_size in zip((self.fine, self.coarse), self.sizes, strict=True):
+            near = near + bilinear(conv(window_means(u, (grid_size, grid_size))), (height, width)).to(near.dtype)
         rows, columns = strip_means(v)
         far = self.rows(rows) + self.columns(columns)
         z = torch.cat([self.near_out(F.relu(near)), self.far_out(F.relu(far))], 1)

@@ -1,4 +1,4 @@
-r"""Non-local block: each pixel adds a weighted mean over all pixels.
+r"""Non-local block: a weighted mean over all pixels is added to each.
 
     θ = W_θ x + b_θ                (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
     φ = W_φ p(x), g = W_g p(x) + b_g            (B, c, M), p = 2×2 max pooling with ``pool``, else the identity
@@ -58,7 +58,7 @@ class NonLocal(Context):
         channels: C.
         rd_ratio: c/C.
         instantiation: form of A, ``softmax`` or ``dot_product``.
-        pool: True computes φ and g at half resolution.
+        pool: True applies 2×2 max pooling before φ and g.
 
     Raises:
         ValueError: θ, φ and g would have no channel, or ``instantiation`` is unknown.

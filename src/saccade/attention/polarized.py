@@ -1,17 +1,17 @@
 r"""Polarized self-attention: a channel gate and a spatial gate.
 
-    m = softmax_p(w · x_p)                        (B, H·W)             spatial attention
+    m = softmax_p(w · x_p)                        (B, H·W)             weights of pixels
     A = σ(LN(W_z Σ_p m_p W_v x_p))                (B, C, 1, 1)         C -> C/2 -> C
-    t = softmax_c(mean_p W_q x_p)                 (B, C/2)             channel attention
+    t = softmax_c(mean_p W_q x_p)                 (B, C/2)             weights of channels
     S = σ(Σ_c t_c (W_k x)_c)                      (B, 1, H, W)
     y = x ⊙ A + x ⊙ S                             ``layout="parallel"``
     y = x' ⊙ S(x'),  x' = x ⊙ A(x)                ``layout="sequential"``
 
 These are the equations of the paper, the default. ``variant="official"`` follows the authors' code. There the parallel
-layout has no LN, and a softmax over the pixels precedes the σ of S. The sequential layout has a bottleneck in place
-of W_z, and another S:
+layout has no LN, and a softmax over the pixels precedes the σ of S. The sequential layout has another S, and a
+bottleneck in place of W_z:
 
-    W_z z -> W₂ ReLU(LN(W₁ z + b₁)) + b₂          C/2 -> C/8 -> C
+    z ↦ W₂ ReLU(LN(W₁ z + b₁)) + b₂               C/2 -> C/8 -> C
     S = σ(Σ_c (mean_p W_q x_p)_c softmax_p(W_k x)_c)
 
 No other layer has a bias.
@@ -82,7 +82,7 @@ class PolarizedAttention(Gate):
         check_choice("layout", layout, "parallel", "sequential")
         check_choice("variant", variant, "paper", "official")
         self.parallel, self.official = layout == "parallel", variant == "official"
-        min_channels = 16 if self.official and not self.parallel else 4  # LayerNorm needs two channels
+        min_channels = 16 if self.official and not self.parallel else 4  # a LayerNorm needs 2 channels
         if channels < min_channels:
             raise ValueError(f"channels must be at least {min_channels} with {variant=} and {layout=}, got {channels}")
         half = channels // 2
@@ -116,7 +116,7 @@ class PolarizedAttention(Gate):
         return channel_gate[:, :, None, None] * spatial_gate.unflatten(2, x.shape[2:])
 
     def _spatial_gate(self, pixels: Tensor, mean: Tensor, scale: Tensor | None) -> Tensor:
-        """Return the spatial gate (B, 1, N) of pixels·scale, (B, C, N) times (B, C), whose mean is ``mean`` (B, C)."""
+        """Return the spatial gate (B, 1, N) of x = pixels·scale, from the mean (B, C) of x over the pixels."""
         weight = self.query(mean)[:, None]  # (B, 1, C/2)
         if not self.official:
             weight = weight.softmax(2)

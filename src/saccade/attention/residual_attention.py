@@ -9,7 +9,7 @@ r"""Soft mask of the Residual Attention Network: a gate above 1 from a small hou
 D is ``depth``: 3, 2 and 1 for maps of 56², 28² and 14² in the paper (``depth=[3, 2, 1]``). pool is 3×3 max pooling with
 stride 2; up is bilinear with align_corners=True. R is a residual unit z + f(z), f = BN-ReLU-1×1-BN-ReLU-3×3-BN-ReLU-1×1
 through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with one residual unit
-between poolings (r = 1 in the paper). The paper's mask multiplies a parallel trunk branch; here the mask gates x.
+between poolings, as in the paper. The paper's mask multiplies a parallel trunk branch; here the mask gates x.
 
 Source: Wang et al., CVPR 2017, arXiv:1704.06904; code: fwang91/residual-attention-network.
 """
@@ -72,8 +72,8 @@ class SoftMask(Gate):
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W), between 1 and 2."""
-        # Padding serves compiled inference only; in training, batch norm would include padding in its statistics.
-        max_pool = _max_pool_any_size if torch.compiler.is_compiling() and not self.training else _max_pool
+        # In training, batch norm would include padding in the statistics.
+        max_pool = _padded_max_pool if torch.compiler.is_compiling() and not self.training else _max_pool
         maps = [_PaddedMap(x, (x.shape[2], x.shape[3]))]
         for down in self.down:
             maps.append(down(max_pool(maps[-1])))
@@ -82,8 +82,8 @@ class SoftMask(Gate):
             skip_map = maps.pop()
             values = _upsample(z, skip_map) + skip(skip_map).values
             z = up(_PaddedMap(values, skip_map.size, skip_map.mask))
-        mask: Tensor = self.head(_upsample(z, maps[0]))
-        return 1 + mask.sigmoid()
+        logits: Tensor = self.head(_upsample(z, maps[0]))
+        return 1 + logits.sigmoid()
 
 
 class _PaddedMap(NamedTuple):
@@ -128,10 +128,10 @@ def _max_pool(z: _PaddedMap) -> _PaddedMap:
     return _PaddedMap(values, (values.shape[2], values.shape[3]))
 
 
-def _max_pool_any_size(z: _PaddedMap) -> _PaddedMap:
+def _padded_max_pool(z: _PaddedMap) -> _PaddedMap:
     """Return the max pooling padded to ⌊h/2⌋ + 1 rows and ⌊w/2⌋ + 1 columns.
 
-    The padding keeps every side above 1; torch.compile would otherwise specialise the graph on a side of 1.
+    The padding keeps sides above 1; torch.compile would otherwise specialise the graph on a side of 1.
     """
     values = z.values if z.mask is None else z.values.masked_fill(~z.mask, -torch.inf)
     values = F.max_pool2d(F.pad(values, (1, 2, 1, 2), value=-torch.inf), 3, stride=2)
@@ -156,5 +156,5 @@ def _interpolation_weights(z: _PaddedMap, target: _PaddedMap, axis: int) -> Tens
     source_index, target_index = (
         torch.arange(m.values.shape[2 + axis], device=z.values.device, dtype=z.values.dtype) for m in (z, target)
     )
-    steps = at_least_one(target.size[axis] - 1)
-    return (1 - (target_index[:, None] * ((z.size[axis] - 1) / steps) - source_index).abs()).clamp(min=0)
+    n_steps = at_least_one(target.size[axis] - 1)
+    return (1 - (target_index[:, None] * ((z.size[axis] - 1) / n_steps) - source_index).abs()).clamp(min=0)

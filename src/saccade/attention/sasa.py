@@ -1,12 +1,12 @@
 r"""SASA, stand-alone self-attention: attention within each pixel's neighbourhood, in place of a convolution.
 
     q, k, v = W_q x, W_k x, W_v x                        (B, O, H, W) each, in N heads of E channels
-    l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      a, b in the 7×7 window around i, j                 eq. 2, 3
+    l_{ij}(a, b) = q_ij · k_ab + q_ij · r_{a−i,b−j}      a, b in the window around i, j                     eq. 2, 3
     r_{a−i,b−j} = [row_{a−i}; column_{b−j}]              E/2 channels each, shared by the heads
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) v_ab              (B, O, H, W)
     stride s: average pooling of y over s×s              (B, O, ⌈H/s⌉, ⌈W/s⌉)
 
-The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccade.ops.local_attention``. The sizes and
+The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccade.ops.local_attention``. Parameters and
 FLOPs are those of the paper. The standard deviation E^−½ of the initial embeddings is our choice. The authors published
 no code.
 
@@ -49,8 +49,8 @@ SPEC = {
 
 
 def parameters(channels: int, out_channels: int | None, bias: bool, window: int, num_heads: int) -> int:
-    outputs = channels if out_channels is None else out_channels
-    return outputs * (3 * channels + bias) + window * (outputs // num_heads)
+    n_outputs = channels if out_channels is None else out_channels
+    return n_outputs * (3 * channels + bias) + window * (n_outputs // num_heads)
 
 
 class StandAloneSelfAttention(nn.Module):
@@ -86,16 +86,16 @@ class StandAloneSelfAttention(nn.Module):
         num_heads: int = 8,
     ) -> None:
         super().__init__()
-        outputs = channels if out_channels is None else out_channels
-        if min(channels, outputs, stride, num_heads) < 1:
+        n_outputs = channels if out_channels is None else out_channels
+        if min(channels, n_outputs, stride, num_heads) < 1:
             raise ValueError(
-                f"channels, out_channels, stride and num_heads must be at least 1, got {channels}, {outputs}, {stride} "
-                f"and {num_heads}"
+                f"channels, out_channels, stride and num_heads must be at least 1, got {channels}, {n_outputs}, "
+                f"{stride} and {num_heads}"
             )
-        if outputs % (2 * num_heads):
+        if n_outputs % (2 * num_heads):
             raise ValueError(
                 f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
-                f"half for columns, got {outputs} and {num_heads} heads"
+                f"half for columns, got {n_outputs} and {num_heads} heads"
             )
         if window < 3 or window % 2 == 0:
             raise ValueError(f"window must be odd and at least 3, got {window}")
@@ -106,12 +106,13 @@ class StandAloneSelfAttention(nn.Module):
             )
         if dilation != 1 or groups != 1:
             raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
-        head_channels = outputs // num_heads
+        head_channels = n_outputs // num_heads
         self.stride, self.num_heads = stride, num_heads
-        self.qkv = nn.Conv2d(channels, 3 * outputs, 1, bias=False)
+        self.qkv = nn.Conv2d(channels, 3 * n_outputs, 1, bias=False)
+        # Embeddings of row and column offsets.
         self.row = nn.Parameter(torch.randn(window, head_channels // 2) * head_channels**-0.5)
         self.column = nn.Parameter(torch.randn(window, head_channels // 2) * head_channels**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(n_outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""

@@ -7,7 +7,7 @@ r"""Attention stem of SASA: attention within blocks of 4×4 pixels, in place of 
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
     stride t: max pooling over t×t                       (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-Value matrices depend on the position within the block, like convolution weights. The heads share p and, as in ``sasa``,
+Value matrices depend on the position within the block, like convolution weights. The heads share p and
 the embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if the replaced
 convolution is a patch embedding: t×t, stride t, no padding.
 
@@ -19,8 +19,8 @@ pooling. The paper pools once, 4×4, after the batch norm::
     saccade.replace(saccade.replace(net, "sasa_stem"), "sasa")
 
 The authors published no code. Our choices: M = 4; row, column and ν of width E, initialised so that the logits of p are
-of order 1; embeddings r in the stem. With r the FLOPs match the paper's (7.18, 5.94 and 4.70·10⁹ for ResNet-50, 38 and
-26; printed 7.2, 6.0 and 4.7).
+of order 1; embeddings r in the stem. With r the FLOPs nearly match the paper's (7.18, 5.94 and 4.70·10⁹ for
+ResNet-50, 38 and 26; printed 7.2, 6.0 and 4.7).
 
 Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909, section 3.2 and appendix.
 """
@@ -60,10 +60,10 @@ SPEC = {
 
 
 def parameters(channels: int, out_channels: int | None, bias: bool, window: int, num_heads: int, mixtures: int) -> int:
-    outputs = channels if out_channels is None else out_channels
-    head_channels = outputs // num_heads
+    n_outputs = channels if out_channels is None else out_channels
+    head_channels = n_outputs // num_heads
     mixture_count = (2 * window + mixtures) * head_channels if mixtures > 1 else 0
-    return outputs * ((mixtures + 2) * channels + bias) + (2 * window - 1) * head_channels + mixture_count
+    return n_outputs * ((mixtures + 2) * channels + bias) + (2 * window - 1) * head_channels + mixture_count
 
 
 class AttentionStem(nn.Module):
@@ -101,16 +101,16 @@ class AttentionStem(nn.Module):
         mixtures: int = 4,
     ) -> None:
         super().__init__()
-        outputs = channels if out_channels is None else out_channels
-        if min(channels, outputs, kernel_size, stride, window, num_heads, mixtures) < 1:
+        n_outputs = channels if out_channels is None else out_channels
+        if min(channels, n_outputs, kernel_size, stride, window, num_heads, mixtures) < 1:
             raise ValueError(
                 "channels, out_channels, kernel_size, stride, window, num_heads and mixtures must be at least 1, got "
-                f"{channels}, {outputs}, {kernel_size}, {stride}, {window}, {num_heads} and {mixtures}"
+                f"{channels}, {n_outputs}, {kernel_size}, {stride}, {window}, {num_heads} and {mixtures}"
             )
-        if outputs % (2 * num_heads):
+        if n_outputs % (2 * num_heads):
             raise ValueError(
                 f"out_channels must be a multiple of 2 * num_heads, each head having half its channels for rows and "
-                f"half for columns, got {outputs} and {num_heads} heads"
+                f"half for columns, got {n_outputs} and {num_heads} heads"
             )
         twice_padding = kernel_size - 1 if padding is None else 2 * padding
         if twice_padding < 0 or twice_padding % 2 or twice_padding not in (kernel_size - 1, kernel_size - stride):
@@ -120,34 +120,34 @@ class AttentionStem(nn.Module):
             )
         if dilation != 1 or groups != 1:
             raise ValueError(f"dilation and groups must be 1, got {dilation} and {groups}")
-        head_channels = outputs // num_heads
+        head_channels = n_outputs // num_heads
         self.stride, self.window, self.num_heads, self.mixtures = stride, window, num_heads, mixtures
         self.ceil = twice_padding == kernel_size - 1  # ceil_mode of the pooling
-        self.query, self.key = (nn.Parameter(torch.empty(outputs, channels)) for _ in range(2))
-        self.value = nn.Parameter(torch.empty(mixtures, outputs, channels))
+        self.query, self.key = (nn.Parameter(torch.empty(n_outputs, channels)) for _ in range(2))
+        self.value = nn.Parameter(torch.empty(mixtures, n_outputs, channels))
         for weight in (self.query, self.key, self.value):
             nn.init.uniform_(weight, -(channels**-0.5), channels**-0.5)
         if mixtures > 1:
             self.row, self.column = (nn.Parameter(torch.randn(window, head_channels)) for _ in range(2))
-            self.mixture = nn.Parameter(torch.randn(mixtures, head_channels) * head_channels**-0.5)
+            self.mixture = nn.Parameter(torch.randn(mixtures, head_channels) * head_channels**-0.5)  # embeddings ν
         self.relative_row = nn.Parameter(torch.randn(2 * window - 1, head_channels // 2) * head_channels**-0.5)
         self.relative_column = nn.Parameter(torch.randn(2 * window - 1, head_channels // 2) * head_channels**-0.5)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(n_outputs)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, in the dtype of x."""
         height, width, side = x.shape[2], x.shape[3], self.window
         if is_captured():
             # A graph for any size cannot branch on the size, so it always pads.
-            blocks, is_exact = (height // side + 2, width // side + 2), False
+            n_blocks, needs_padding = (height // side + 2, width // side + 2), True
         else:
-            blocks = -(-height // side), -(-width // side)
-            is_exact = height % side == 0 and width % side == 0
-        pixels = self._split_blocks(x, *blocks)
+            n_blocks = -(-height // side), -(-width // side)
+            needs_padding = height % side != 0 or width % side != 0
+        pixels = self._split_blocks(x, *n_blocks)
         query, key = self._project_heads(pixels, self.query), self._project_heads(pixels, self.key)
         value = self._project_heads(self._weight_by_position(pixels), self.value.transpose(0, 1).flatten(1))
         with without_autocast(x):
-            y = self._attend(query, key, value, None if is_exact else (height, width))
+            y = self._attend(query, key, value, (height, width) if needs_padding else None)
         y = y.unflatten(4, (side, side)).permute(1, 0, 6, 2, 4, 3, 5)  # (B, N, E, R, w, S, w)
         y = y.flatten(5).flatten(3, 4).flatten(1, 2)[..., :height, :width].to(x.dtype)
         if self.stride > 1:
@@ -176,16 +176,14 @@ class AttentionStem(nn.Module):
         return products.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(products.dtype, torch.float32))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Return the attention output (N, B, R, S, w², E); ``size`` is (H, W) of a padded map."""
+        """Return the attention output (N, B, R, S, w², E); ``size`` is (H, W) before padding, None without."""
         side, shape = self.window, query.shape
         index = torch.arange(side, device=query.device)
         offset = index - index[:, None] + side - 1
         row, column = (table.to(query.dtype)[offset] for table in (self.relative_row, self.relative_column))
         r = torch.cat([t.expand(side, side, side, side, -1) for t in (row[:, None, :, None], column[:, None])], 4)
         query, key, value = (t.flatten(0, 3) for t in (query, key, value))  # (N·B·R·S, w², E)
-        position_logits = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(
-            0, 1
-        )  # (·, w², w²)
+        position_logits = torch.bmm(query.transpose(0, 1), r.flatten(2, 3).flatten(0, 1).mT).transpose(0, 1)
         if size is not None:
             (height, width), (n_down, n_across) = size, shape[2:4]
             is_below = _is_outside(height, n_down, side, index)
@@ -196,7 +194,7 @@ class AttentionStem(nn.Module):
         return torch.bmm(weights, value).unflatten(0, shape[:4])
 
 
-def _is_outside(length: int, blocks: int, side: int, index: Tensor) -> Tensor:
-    """Return a mask (blocks, w) of the pixels beyond the map along one axis; blocks of padding are not masked."""
-    first = torch.arange(blocks, device=index.device)[:, None] * side
+def _is_outside(length: int, n_blocks: int, side: int, index: Tensor) -> Tensor:
+    """Return a mask (n_blocks, w) of padding along one axis; blocks of only padding are not masked, to avoid NaN."""
+    first = torch.arange(n_blocks, device=index.device)[:, None] * side
     return (first < length) & (length <= first + index)

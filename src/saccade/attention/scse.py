@@ -58,10 +58,10 @@ class ConcurrentSqueezeExcite(Gate):
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("combine", combine, "add", "max")
-        self.add = combine == "add"  # else max
+        self.add = combine == "add"  # False: max
         self.squeeze = nn.Linear(channels, hidden)
         self.excite = nn.Linear(hidden, channels)
-        self.place = nn.Conv2d(channels, 1, 1)  # w
+        self.place = nn.Conv2d(channels, 1, 1)  # w, spatial gate
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W), between 0 and 2."""

@@ -4,12 +4,12 @@ r"""SK, selective kernel: two convolutions with different receptive fields, mixe
     U₂ = ReLU(BN(Conv_{k×k, G, dilation 2}(x)))             (B, O, Ho, Wo)     far
     s = mean_{h,w}(U₁ + U₂)                                 (B, O)             eq. 1, 2
     z = ReLU(BN(W s))                                       (B, d), d = max(⌊O·rd_ratio⌋, 32)    eq. 3
-    a₁, a₂ = softmax over the two of (A z, B z)             (B, O) each        eq. 5
+    a₁, a₂ = softmax over the pair (A z, B z)               (B, O) each        eq. 5
     y = a₁ ⊙ U₁ + a₂ ⊙ U₂                                   (B, O, Ho, Wo)     eq. 6
 
-The gate is a₁ = σ(A z − B z). No layer has a bias. ``variant="fair"`` is the first author's version for plain ResNets.
-There U₁ keeps the groups of the replaced convolution; U₂ has 32 groups and no dilation; d has no lower bound. In the
-authors' blocks neither norm nor ReLU follows the mix; a host keeps those after the replaced convolution. Output and
+The gate is a₁ = σ(A z − B z). These layers have no bias. ``variant="fair"`` is the first author's version for plain
+ResNets. There U₁ keeps the groups of the replaced convolution; U₂ has 32 groups and no dilation; d is at least 1. In
+the authors' blocks neither norm nor ReLU follows the mix; a host keeps those after the replaced convolution. Output and
 gradients of ``fair`` equal those of PytorchInsight; the Caffe code of the default was not run.
 
 Source: Li et al., CVPR 2019, arXiv:1903.06586; for ``fair`` PytorchInsight, by the first author.
@@ -67,11 +67,11 @@ def parameters(
     branch_groups: int,
     rd_ratio: float,
 ) -> int:
-    outputs = channels if out_channels is None else out_channels
+    n_outputs = channels if out_channels is None else out_channels
     near_channels = channels // (branch_groups if variant == "paper" else groups)
     far_channels = channels // branch_groups
-    hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 1)
-    return outputs * ((near_channels + far_channels) * kernel_size**2 + 4 + bias) + hidden * (3 * outputs + 2)
+    hidden = max(int(n_outputs * rd_ratio), 32 if variant == "paper" else 1)
+    return n_outputs * ((near_channels + far_channels) * kernel_size**2 + 4 + bias) + hidden * (3 * n_outputs + 2)
 
 
 class SelectiveKernel(nn.Module):
@@ -86,11 +86,11 @@ class SelectiveKernel(nn.Module):
         stride: stride of both branches.
         padding: zero padding of the first branch; None means dilation·(k − 1)/2.
         dilation: dilation of the first branch.
-        groups: groups of the replaced convolution; with ``paper`` 1 or ``branch_groups``.
+        groups: groups of the replaced convolution; ``paper`` allows 1 or ``branch_groups``.
         bias: True adds a bias.
         variant: ``paper`` or ``fair``.
-        branch_groups: G, with ``fair`` of the second branch only.
-        rd_ratio: d/O; d is at least 32, or 1 with ``fair``.
+        branch_groups: G of both branches; in ``fair`` only of the second.
+        rd_ratio: d/O.
 
     Raises:
         ValueError: a limit of SPEC is violated, or ``variant`` is unknown.
@@ -111,27 +111,29 @@ class SelectiveKernel(nn.Module):
         rd_ratio: float = 1 / 16,
     ) -> None:
         super().__init__()
-        outputs = channels if out_channels is None else out_channels
+        n_outputs = channels if out_channels is None else out_channels
         check_choice("variant", variant, "paper", "fair")
-        if min(channels, outputs, kernel_size, stride, dilation) < 1:
+        if min(channels, n_outputs, kernel_size, stride, dilation) < 1:
             raise ValueError(
                 "channels, out_channels, kernel_size, stride and dilation must be at least 1, got "
-                f"{channels}, {outputs}, {kernel_size}, {stride} and {dilation}"
+                f"{channels}, {n_outputs}, {kernel_size}, {stride} and {dilation}"
             )
         if padding is not None and padding < 0:
             raise ValueError(f"padding must be at least 0, got {padding}")
         for name, n_groups in (("branch_groups", branch_groups), ("groups", groups)):
-            if n_groups < 1 or channels % n_groups or outputs % n_groups:
-                raise ValueError(f"{name} must divide the channels, got {n_groups} for {channels} in and {outputs} out")
+            if n_groups < 1 or channels % n_groups or n_outputs % n_groups:
+                raise ValueError(
+                    f"{name} must divide the channels, got {n_groups} for {channels} in and {n_outputs} out"
+                )
         if variant == "paper" and groups not in (1, branch_groups):
             raise ValueError(
                 f"groups must be 1 or branch_groups with variant='paper', got {groups} and {branch_groups}"
             )
         if dilation * (kernel_size - 1) % 2:
             raise ValueError(f"dilation * (kernel_size - 1) must be even, got {dilation} * ({kernel_size} - 1)")
-        hidden = max(int(outputs * rd_ratio), 32 if variant == "paper" else 0)
+        hidden = max(int(n_outputs * rd_ratio), 32 if variant == "paper" else 0)
         if hidden < 1:
-            raise ValueError(f"out_channels * rd_ratio must be at least 1, got {outputs} * {rd_ratio}")
+            raise ValueError(f"out_channels * rd_ratio must be at least 1, got {n_outputs} * {rd_ratio}")
         same_padding = dilation * (kernel_size - 1) // 2
         near_padding = same_padding if padding is None else padding
         far_dilation_factor = 1 if variant == "fair" else 2
@@ -140,7 +142,7 @@ class SelectiveKernel(nn.Module):
             return nn.Sequential(
                 nn.Conv2d(
                     channels,
-                    outputs,
+                    n_outputs,
                     kernel_size,
                     stride,
                     near_padding + (dilation_factor - 1) * same_padding,
@@ -148,17 +150,17 @@ class SelectiveKernel(nn.Module):
                     groups,
                     bias=False,
                 ),
-                BatchNorm2d(outputs),
+                BatchNorm2d(n_outputs),
                 nn.ReLU(inplace=True),
             )
 
         self.near = make_branch(groups if variant == "fair" else branch_groups, 1)
         self.far = make_branch(branch_groups, far_dilation_factor)
         self.squeeze = nn.Sequential(
-            nn.Conv2d(outputs, hidden, 1, bias=False), BatchNorm2d(hidden), nn.ReLU(inplace=True)
+            nn.Conv2d(n_outputs, hidden, 1, bias=False), BatchNorm2d(hidden), nn.ReLU(inplace=True)
         )
-        self.select = nn.Conv2d(hidden, 2 * outputs, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.select = nn.Conv2d(hidden, 2 * n_outputs, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(n_outputs)) if bias else None
         self.tap = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

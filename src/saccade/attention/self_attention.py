@@ -1,4 +1,4 @@
-r"""Self-attention of SAGAN: each pixel adds a weighted mean of similar pixels.
+r"""Self-attention of SAGAN: a weighted mean of similar pixels is added to each.
 
     f = W_f x,  g = W_g x          (B, c, N), c = ⌊C·rd_ratio⌋, N = H·W
     h = W_h x                      (B, C, N)
@@ -10,8 +10,7 @@ The logits are not scaled; no layer has a bias. Output and gradients equal those
 single h replaces the paper's h and v. The authors' code pools f and h by 2×2, computes h with C/2 channels and uses
 spectral normalisation.
 
-Source: Zhang et al., ICML 2019, arXiv:1805.08318; fastai, ``layers.SelfAttention`` and
-``vision.models.unet.DynamicUnet``.
+Source: Zhang et al., ICML 2019, arXiv:1805.08318; fastai, ``layers.SelfAttention``.
 """
 
 from __future__ import annotations
@@ -57,9 +56,9 @@ class SelfAttention(Context):
     def __init__(self, channels: int, rd_ratio: float = 1 / 8) -> None:
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
-        self.query = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.key = nn.Conv2d(channels, hidden, 1, bias=False)
-        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.query = nn.Conv2d(channels, hidden, 1, bias=False)  # W_g
+        self.key = nn.Conv2d(channels, hidden, 1, bias=False)  # W_f
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)  # W_h
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def context(self, x: Tensor) -> Tensor:

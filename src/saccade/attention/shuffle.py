@@ -3,7 +3,7 @@ r"""Shuffle Attention: half the channels get a channel gate, half a spatial gate
     x = [x_1, …, x_G], x_k = [a_k; b_k]                      a_k, b_k: (B, c, H, W), c = C/(2G)
     a_k' = a_k ⊙ σ(w_a ⊙ mean_{h,w} a_k + u_a)               gate (B, c, 1, 1)                     eq. 2
     b_k' = b_k ⊙ σ(w_b ⊙ GN(b_k) + u_b)                      gate (B, c, H, W)                     eq. 3
-    y    = shuffle₂[a_1'; b_1'; …; a_G'; b_G']               channel 2i + j of y is channel j·C/2 + i; i < C/2
+    y    = shuffle₂[a_1'; b_1'; …; a_G'; b_G']               channel 2i + j is channel j·C/2 + i of [·], i < C/2, j < 2
 
 GN normalises each channel, then scales and shifts it. The groups share all parameters; w start at 0 and u at 1, so
 every gate starts at σ(1) = 0.731. The paper has G = 64.

@@ -1,12 +1,12 @@
 r"""Spatial Group-wise Enhance: in each group, positions similar to the group's mean are strengthened.
 
-    z   = mean_{h,w} x_k                             (B, G, c)            x_k (B, c, H, W), k-th of G groups, c = C/G
-    s   = Σ_c z ⊙ x_k                                (B, G, H, W)         similarity                     eq. 2
-    ŝ   = (s − mean_{h,w} s)/(std_{h,w} s + 1e-5)    (B, G, H, W)                                        eq. 3
-    y_k = x_k ⊙ σ(w_k ŝ + b_k)                       (B, c, H, W)                                        eq. 4, 5
+    z_k = mean_{h,w} x_k                             (B, c)               x_k (B, c, H, W), k-th of G groups, c = C/G
+    s_k = Σ_c z_k ⊙ x_k                              (B, H, W)            similarity                     eq. 2
+    ŝ_k = (s_k − mean_{h,w} s_k)/(std_{h,w} s_k + 1e-5)    (B, H, W)                                      eq. 3
+    y_k = x_k ⊙ σ(w_k ŝ_k + b_k)                     (B, c, H, W)                                        eq. 4, 5
 
 w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
-of freedom, where the paper has H·W. On a map of one pixel ŝ is 0.
+of freedom, where the paper has H·W. On a map of one pixel ŝ_k = 0.
 
 Source: Li et al., 2019, arXiv:1905.09646.
 """
@@ -78,6 +78,6 @@ class SpatialGroupEnhance(nn.Module):
         """Return y, in the dtype of x."""
         gate: Tensor = self.tap(self.gate(x)).to(x.dtype)
         grouped_x = x.unflatten(1, (self.groups, -1))
-        if can_use_pieces(x):
+        if can_use_pieces(x):  # ``gated`` has a backward pass in pieces
             return gated(grouped_x.flatten(0, 1), gate.flatten(0, 1)[:, None]).view_as(x)
         return (grouped_x * gate[:, :, None]).flatten(1, 2)

@@ -1,6 +1,6 @@
 r"""Spatial transformer: x is resampled by a predicted affine transformation.
 
-    p = means of x over 7×7 equal cells                              (B, C, 7, 7)
+    p = means of x over a 7×7 grid                                   (B, C, 7, 7)
     z = ReLU(W₂ ReLU(W₁ p + b₁) + b₂)                                W₁: 1×1, C -> h; W₂: 49·h -> h, h = 128
     θ = W₃ z + b₃                                                    (B, 6), or (B, 3) for ``attention``
     (x_s, y_s)ᵀ = A_θ (x_t, y_t, 1)ᵀ                                 A_θ: (B, 2, 3)                     eq. 1
@@ -9,7 +9,7 @@ r"""Spatial transformer: x is resampled by a predicted affine transformation.
 ``transform="affine"``: all of A_θ is predicted. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift (eq. 2).
 Coordinates use align_corners=True; a single pixel has coordinate 0.
 
-The localisation network follows the authors' network for the birds of CUB, which has no pooling (p = x). The paper
+The localisation network follows the authors' for CUB, which has no pooling (p = x). The paper
 starts at the identity (W₃ = 0), where all gradients would be 0 under the neutral start of ``saccade.plug``. Here W₃ and
 b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
 
@@ -59,7 +59,7 @@ class SpatialTransformer(nn.Module):
 
     Args:
         channels: C.
-        transform: ``affine`` or, with the paper's word for a scale and a shift, ``attention``.
+        transform: ``affine`` or ``attention``.
         hidden: h, width of both hidden layers.
         regions: grid size of the average pooling, 7 in the paper.
 
@@ -78,12 +78,12 @@ class SpatialTransformer(nn.Module):
         check_choice("transform", transform, "affine", "attention")
         if hidden < 1 or regions < 1:
             raise ValueError(f"hidden and regions must be positive, got {hidden} and {regions}")
-        self.free = transform == "affine"  # all six entries of A_θ are predicted
+        self.free = transform == "affine"  # affine: all of A_θ is predicted
         self.regions = regions
         self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.look = nn.Linear(regions * regions * hidden, hidden)  # W₂
+        self.look = nn.Linear(regions * regions * hidden, hidden)  # hidden layer W₂
         identity = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0] if self.free else [1.0, 0.0, 0.0]
-        self.place = _PreciseLinear(hidden, len(identity))  # W₃
+        self.place = _PreciseLinear(hidden, len(identity))  # output layer W₃
         self.tap = nn.Identity()
         nn.init.normal_(self.place.weight, std=INIT_STD * hidden**-0.5)
         with torch.no_grad():
@@ -121,7 +121,7 @@ class _PreciseLinear(nn.Linear):
 
 
 def _averaging_weights(size: int, n_cells: int, like: Tensor) -> Tensor:
-    """Return averaging weights (n_cells, size) over equal cells; border pixels count fractionally."""
+    """Return averaging weights (n_cells, size) over equal cells; pixels across an edge count fractionally."""
     pixel_start = torch.arange(size, device=like.device, dtype=like.dtype)
     edges = torch.arange(n_cells + 1, device=like.device, dtype=like.dtype) * (size / n_cells)
     coverage = (edges[:, None] - pixel_start).clamp(0, 1)  # fraction of each pixel before each edge

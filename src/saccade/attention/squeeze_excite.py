@@ -5,9 +5,8 @@ r"""Squeeze-and-Excitation: a channel gate from the mean of each channel.
     y = s ⊙ x                        scale     (B, C, H, W)                eq. 4
 
 W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias in both layers (``bias=True``); equation 3
-and most PyTorch ports have none (``bias=False``). Output and gradients equal those of two ports; the
-Caffe code was not run. ``squeeze`` and ``excitation`` are ablations of the journal version
-(IEEE TPAMI 2020).
+and most PyTorch ports have none (``bias=False``). Output and gradients equal those of two ports; the Caffe code was
+not run. ``squeeze`` and ``excitation`` are ablations of the journal version (IEEE TPAMI 2020).
 
 Source: Hu et al., CVPR 2018, arXiv:1709.01507.
 """
@@ -85,10 +84,10 @@ class SqueezeExcite(Gate):
         hidden = reduced_channels(channels, rd_ratio)
         check_choice("squeeze", squeeze, "mean", "max")
         check_choice("excitation", excitation, "sigmoid", "relu", "tanh")
-        self.largest = squeeze == "max"  # max pooling, else mean
+        self.largest = squeeze == "max"  # max, not mean, pooling
         self.excitation = excitation
-        self.squeeze = nn.Linear(channels, hidden, bias=bias)
-        self.excite = nn.Linear(hidden, channels, bias=bias)
+        self.squeeze = nn.Linear(channels, hidden, bias=bias)  # W₁
+        self.excite = nn.Linear(hidden, channels, bias=bias)  # W₂
 
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, 1, 1)."""

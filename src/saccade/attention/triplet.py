@@ -7,8 +7,8 @@ r"""Triplet Attention: the mean of three spatial gates, over (H, W), (C, W) and 
     y   = x ⊙ (g_H + g_W + g_C)/3                   (B, C, H, W)
 
 Convolutions have no bias; k = 7, but 3 in the authors' best MobileNetV2. The authors' code adds the batch norm
-(momentum 0.01). Its scale in g_C starts at zero, so g_C starts at 1/2. ``no_spatial=True`` leaves g_C out:
-y = x ⊙ (g_H + g_W)/2.
+(momentum 0.01). Its scale in g_C starts at zero, so g_C starts at 1/2. ``no_spatial=True`` averages g_H
+and g_W only.
 
 Source: Misra et al., WACV 2021, arXiv:2010.03045.
 """
@@ -74,11 +74,11 @@ class TripletAttention(Gate):
         """Return the gate (B, C, H, W)."""
         axes = (2, 3) if self.channel is None else (2, 3, 1)
         pooled = max_and_mean(x, *((axis,) for axis in axes))
-        planes = [torch.stack(pooled[2 * i : 2 * i + 2], 1).squeeze(axis + 1) for i, axis in enumerate(axes)]
-        height_gate = self.height(planes[0]).transpose(1, 2)
-        width_gate = self.width(planes[1].transpose(2, 3)).permute(0, 3, 2, 1)
+        pooled_maps = [torch.stack(pooled[2 * i : 2 * i + 2], 1).squeeze(axis + 1) for i, axis in enumerate(axes)]
+        height_gate = self.height(pooled_maps[0]).transpose(1, 2)
+        width_gate = self.width(pooled_maps[1].transpose(2, 3)).permute(0, 3, 2, 1)
         gate: Tensor = height_gate / len(axes) + width_gate / len(axes)
-        return gate if self.channel is None else gate.add_(self.channel(planes[2]) / 3)
+        return gate if self.channel is None else gate.add_(self.channel(pooled_maps[2]) / 3)
 
 
 class _Plane(nn.Module):

@@ -5,8 +5,8 @@ r"""A visual-transformer block: pixels attend to a few tokens pooled from x.
     T″ = T' + ReLU(T' F₁) F₂                     (B, L, C)                                                    eq. 4
     Y  = X + softmax_L((X W_Q)(T″ W_K)ᵀ) T″      (B, H·W, C)     pixels are queries, tokens keys and values   eq. 5
 
-K, Q, F₁, F₂, W_Q, W_K: C -> C. As printed there is no value matrix, scaling, normalisation or bias; ``scaled=True``
-divides logits by √C, as in the first arXiv version. The authors published no code. The
+K, Q, F₁, F₂, W_Q, W_K: C -> C. The paper prints no value matrix, scaling, normalisation or bias; ``scaled=True``
+divides all logits by √C, as in the first arXiv version. The authors published no code. The
 recurrent tokenizer (eq. 2) is left out. The paper replaces the last stage by such blocks; here one block precedes the
 last stage.
 
@@ -69,15 +69,15 @@ class VisualTransformer(Context):
         """Return the tensor (B, C, H, W) to add to x."""
         pixels = x.flatten(2)
         weights = (self.tokenize(pixels.mT).mT * self.scale).softmax(2)
-        t = weights.to(x.dtype) @ pixels.transpose(1, 2)
-        token_attention = (self.key(t) @ self.query(t).transpose(1, 2) * self.scale).softmax(2)
-        t = t + token_attention.to(t.dtype) @ t
-        t = t + self.narrow(self.widen(t).relu())
-        keys = self.token_key(t)
+        tokens = weights.to(x.dtype) @ pixels.transpose(1, 2)
+        token_attention = (self.key(tokens) @ self.query(tokens).transpose(1, 2) * self.scale).softmax(2)
+        tokens = tokens + token_attention.to(tokens.dtype) @ tokens
+        tokens = tokens + self.narrow(self.widen(tokens).relu())
+        keys = self.token_key(tokens)
         if is_plain_layer(self.pixel_query):
-            # Multiply W_Q by the few keys first; projecting every pixel costs more.
+            # Projecting every pixel would cost more.
             logits = keys @ self.pixel_query.weight @ pixels
         else:
             logits = keys @ self.pixel_query(pixels.mT).mT
         pixel_attention = (logits * self.scale).softmax(1)
-        return (t.transpose(1, 2) @ pixel_attention.to(t.dtype)).unflatten(2, x.shape[2:])
+        return (tokens.transpose(1, 2) @ pixel_attention.to(tokens.dtype)).unflatten(2, x.shape[2:])
