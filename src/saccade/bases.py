@@ -148,8 +148,7 @@ class Convolution(nn.Module, ABC):
         if padding is None:
             if dilation * (kernel_size - 1) % 2:
                 raise ValueError(
-                    "dilation * (kernel_size - 1) must be even without padding, because padding=None keeps the size; "
-                    "got "
+                    "padding=None keeps the size and needs an even dilation * (kernel_size - 1); got "
                     f"{dilation} * ({kernel_size} - 1)"
                 )
             padding = dilation * (kernel_size - 1) // 2
@@ -163,7 +162,7 @@ class Convolution(nn.Module, ABC):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def make_offset_conv(self, outputs: int) -> nn.Conv2d:
-        """Return a zero-initialised nn.Conv2d (B, C, H, W) -> (B, outputs, Ho, Wo) of the same output size."""
+        """Return a zero-initialised nn.Conv2d (B, C, H, W) -> (B, outputs, Ho, Wo), with this layer's Ho and Wo."""
         return zero_parameters(
             nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation)
         )

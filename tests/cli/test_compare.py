@@ -232,7 +232,10 @@ WRONG = {
     "misspelt mechanism": (["--attention", "se,cbma"], "Did you mean 'cbam'"),
     "the same arm twice": (["--attention", "se,das,se"], "the arm 'se' is given twice"),
     "nothing but the plain network": (["--attention", "none"], "nothing to compare"),
-    "a control of what is not compared": (["--attention", "se", "--controls", "extra:das"], "needs the mechanism 'das'"),
+    "a control of what is not compared": (
+        ["--attention", "se", "--controls", "extra:das"],
+        "needs the mechanism 'das'",
+    ),
     "no seeds": (["--seeds", "0"], "at least one seed"),
     "the same seed twice": (["--seeds", "1,2,1"], "the seed 1 is given twice"),
     "no margin": (["--margin", "0"], "margin = 0"),

@@ -158,7 +158,9 @@ def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
 
 def test_the_phases_of_a_network_and_of_a_recipe_exclude_each_other(tmp_path, train_in):
     recipe = RECIPE.with_overrides({"training.phases": [{"name": "all", "epochs": 2}]})
-    with pytest.raises(UserError, match=r"defines its own training phases \(head, last stage\); remove training\.phases"):
+    with pytest.raises(
+        UserError, match=r"defines its own training phases \(head, last stage\); remove training\.phases"
+    ):
         train_in(tmp_path / "run", HEAD, LAST_STAGE, recipe=recipe)
     assert list(tmp_path.iterdir()) == []
 
