@@ -106,7 +106,7 @@ def declared_spec(name: str) -> Spec | None:
 
 
 def _find_function(name: str, function: str) -> Callable[..., Any] | None:
-    """Return the function of that name in the mechanism's module, or None."""
+    """Return ``function`` of the module of mechanism ``name``, or None."""
     attribute = getattr(_import_module(name), function, None)
     return attribute if inspect.isfunction(attribute) else None
 
@@ -187,7 +187,7 @@ def _declared_options(arguments: ast.arguments, n_skipped: int) -> tuple[dict[st
 
 
 def _default_value(node: ast.expr) -> Any:
-    """Return the value of a default of literals and arithmetic (1 / 16), or else the source text of the default."""
+    """Evaluate a default made of literals and arithmetic (1 / 16); return the source text of any other."""
     try:
         return _evaluate(node)
     except (ValueError, TypeError, ArithmeticError):

@@ -126,7 +126,7 @@ def compare(
             study = _tune(design.tuning, slots, device, notify, **execution)
             notify(StudyPlanned(study.folder, f"tuning finished; starting {design.events[0].description}"))
         outcomes = execute(study, slots, device, notify, **execution)
-        # Imported after the runs, because it imports torch.
+        # collecting and report import torch; import them after the runs.
         if all(outcome.status == "failed" for outcome in outcomes):
             from saccade.study.collecting import collect
 

@@ -144,7 +144,7 @@ class SettingsDecided(Event):
 
     Attributes:
         settings: maps key to the chosen value.
-        step_ms: maps each tried value, or values joined by commas, to milliseconds per training step.
+        step_ms: maps each tried combination of values, joined by commas, to milliseconds per step.
         batch: number of images per step.
     """
 
@@ -170,7 +170,7 @@ class StudyBegan(Event):
 
 @dataclass(frozen=True)
 class RunBegan(Event):
-    """A run starts; ``slot`` numbers the runs that execute at a time, ``attempt`` counts from 1."""
+    """A run starts; ``slot`` is its index among parallel runs; ``attempt`` counts from 1."""
 
     slot: int
     arm: str

@@ -240,7 +240,7 @@ def is_unicode(name: str) -> bool:
 
 
 def is_image(path: Path) -> bool:
-    """Return True if ``path`` has an image suffix."""
+    """Return True for file names with an image suffix."""
     return path.name.lower().endswith(SUFFIXES)
 
 

@@ -107,7 +107,7 @@ def train(
         checkpoint: safetensors file of weights to start from.
         settings: changes of the recipe, ``{"training.epochs": 5}``. They override all other arguments.
         skip_bad: leave out and count image files that cannot be read.
-        out: folder of the run. Default: ``runs/RECIPE-ATTENTION-seedN``.
+        out: folder of the run. Default: ``runs/NAME-ATTENTION-seedN``; NAME: recipe or images.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         trust: names, such as ``my.module:Class``, that a recipe file or a teacher's folder may import; see
             ``saccade.load``.

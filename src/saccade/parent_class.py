@@ -1,8 +1,8 @@
 """Run a plug inside its parent module, by changing the parent's class.
 
 The new class is a subclass whose forward passes the output of the old forward through the plug. So forward hooks,
-``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the output of the plug. Hooks are used only for a class that
-cannot be subclassed, and for a plug on the parent's input: ``torch.fx`` and operator fusion drop hooks.
+``torch.fx``, ``torch.export`` and ``torch.jit.trace`` see the output of the plug. ``torch.fx`` and operator fusion drop
+hooks, so these serve only for classes that cannot be subclassed and plugs on the parent's input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ON_INPUT = "_saccade_on_input"
 """Name of the attribute of a plugged class that is True if the plug runs on the parent's input."""
 
 _PLUG_RAN = "_saccade_ran"
-"""Name of the attribute of a parent with an instance ``forward`` that is True if the plug ran in the current call."""
+"""Name of an attribute, True if the plug ran in the current call, of parents with an instance ``forward``."""
 
 _PLUGGED_CLASSES: WeakValueDictionary[tuple[type[nn.Module], bool], type[nn.Module]] = WeakValueDictionary()
 """Maps (base class, True if the plug runs on the input) to the plugged class."""
@@ -142,7 +142,7 @@ def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
 
 
 @functools.cache
-def _equal_metaclass(metaclass: type) -> type:
+def _metaclass_comparing_by_base(metaclass: type) -> type:
     """Return a subclass of ``metaclass`` that equates a plugged class with its base, for tools such as thop."""
     base_hash: Any = metaclass.__hash__
 
@@ -190,7 +190,7 @@ def _plugged_class(base: type[nn.Module], on_input: bool) -> type[nn.Module]:
     if not on_input:
         members["forward"] = forward
     base_metaclass: Any = type(base)
-    metaclass: Any = _equal_metaclass(base_metaclass)
+    metaclass: Any = _metaclass_comparing_by_base(base_metaclass)
     plugged = metaclass(base.__name__, (base,), members)
     _PLUGGED_CLASSES[base, on_input] = plugged
     return plugged

@@ -142,7 +142,7 @@ class Recipe(RecipeBase):
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Split ``section.key=value`` into key and value; a value that is not a Python literal is text.
+    """Split ``section.key=value`` into key and value; a value is a Python literal, true, false or text.
 
     Raises:
         UserError: there is no ``=``.

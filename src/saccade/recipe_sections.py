@@ -138,7 +138,7 @@ class Attention(RecipeBase):
 
 @dataclass(frozen=True)
 class Phase:
-    """Phase of a training: its length, its trainable parameters, and the epoch that the next phase starts from."""
+    """Phase of a training: length, trainable parameters, and whether to continue from the best or last epoch."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -199,8 +199,8 @@ class Training(RecipeBase):
     """Label smoothing of the cross-entropy."""
     freeze: FreezeMode = "auto"
     """Frozen part of the host: ``norm``, the running statistics of its normalisation layers; ``host``, everything but
-    the head; ``none``; or globs of parameter names. ``auto`` freezes the running statistics of layers whose scale was
-    folded into a convolution before the weights were saved. Plugs are always trained."""
+    the head; ``none``; or globs of parameter names. ``auto`` freezes the running statistics of normalisation layers
+    that were folded into a convolution before saving. Plugs are always trained."""
     mixup_alpha: float = Field(0.0, ge=0, le=_MAX_FLOAT32)
     """Parameter of mixup, which blends two images of a batch in a ratio drawn from Beta(alpha, alpha); 0 turns it
     off."""

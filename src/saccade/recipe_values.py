@@ -56,7 +56,7 @@ Texts = Annotated[str | tuple[str, ...], AfterValidator(_check_texts)]
 """Text, or a tuple of texts."""
 
 
-def _to_toml(value: Any, key: str = "", depth: int = 0) -> Any:
+def _to_plain_values(value: Any, key: str = "", depth: int = 0) -> Any:
     """Return ``value`` in the types of TOML, tuples as lists, so that a saved recipe equals the original."""
     if depth > _MAX_DEPTH:
         raise PydanticCustomError(
@@ -64,11 +64,11 @@ def _to_toml(value: Any, key: str = "", depth: int = 0) -> Any:
         )
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {
-            _check_text(name): _to_toml(inner, f"{key}.{name}" if key else name, depth + 1)
+            _check_text(name): _to_plain_values(inner, f"{key}.{name}" if key else name, depth + 1)
             for name, inner in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_to_toml(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
+        return [_to_plain_values(inner, f"{key}[{i}]", depth + 1) for i, inner in enumerate(value)]
     limit = 2**63 if isinstance(value, int) else math.inf
     if isinstance(value, int | float) and not abs(value) < limit:  # NaN fails this comparison too
         context = {"key": key or "it", "found": short_repr(value)}
@@ -121,7 +121,7 @@ def _check_freeze_mode(value: Any) -> Any:
 
 
 _Value = TypeVar("_Value")
-PlainTable = Annotated[dict[str, _Value], BeforeValidator(_to_toml)]
+PlainTable = Annotated[dict[str, _Value], BeforeValidator(_to_plain_values)]
 """Table that TOML can store: maps text keys to values."""
 Size = Annotated[int | tuple[int, int] | None, BeforeValidator(_check_size)]
 """Side of a square or (height, width), in pixels."""

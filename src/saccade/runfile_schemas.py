@@ -113,7 +113,7 @@ class _NetworkPlug(_Schema):
 
 
 class _NetworkReplacement(_Schema):
-    convolution: str
+    convolution: str  # path
     mechanism: str
     options: dict[str, Any]
 

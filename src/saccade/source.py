@@ -66,7 +66,7 @@ def canonical(name: str) -> str:
     if name not in short_names:
         raise UserError(
             f"no mechanism is called {name!r}.{did_you_mean(name, short_names)} "
-            f"`saccade list` shows all {len(mechanisms())}; name a class of your own package.module:Class."
+            f"`saccade list` shows all {len(mechanisms())}; name your own class as package.module:Class."
         )
     return short_names[name]
 

@@ -1,8 +1,8 @@
 """SPEC: the metadata of a mechanism, read and checked without importing torch.
 
 Each file of ``attention/`` assigns a literal dictionary to ``SPEC``, which :meth:`Spec.read` checks and converts. If
-a field depends on the options, SPEC holds a description, and the module's function of that name returns the value. The
-function's parameters are ``channels`` and the options it needs, or ``**options``.
+a field depends on the options, SPEC holds a description, and the module's function named like the field returns the
+value. The function's parameters are ``channels`` and the options it needs, or ``**options``.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class StageOutputs:
 
     @contextmanager
     def call(self) -> Iterator[None]:
-        """Open a call, in which parts of the host can run; calls of the whole host have their own vectors."""
+        """Keep vectors while parts of the host run separately; calls of the whole host have their own."""
         outer_call = getattr(self._state, "explicit_call", None)
         self._state.host_call, self._state.explicit_call = None, _OpenCall()
         try:
@@ -73,7 +73,7 @@ class StageOutputs:
             self._open_call.vectors[site] = vector
 
     def read(self, reader_site: str, sources: tuple[str, ...]) -> list[Tensor]:
-        """Return the vectors (B, C) of the sites ``sources`` for the site ``reader_site``.
+        """Return the vectors (B, C) of ``sources``; errors name ``reader_site``.
 
         Raises:
             UserError: no call is open, or a source has not run in it.
@@ -119,7 +119,7 @@ class PreviousStage(nn.Module):
         super().__setstate__({new_names.get(key, key): value for key, value in state.items()})
 
     def connect(self, outputs: StageOutputs, site: str, sources: tuple[str, ...]) -> None:
-        """Write to ``outputs`` as ``site``, and read ``sources`` from it."""
+        """Let ``forward`` write to ``outputs`` as ``site`` and read ``sources``."""
         self.outputs, self.site, self.sources = outputs, site, sources
 
     def forward(self, vector: Tensor) -> list[Tensor]:

@@ -133,8 +133,8 @@ def check_numbers(options: Mapping[str, Any], owner: str, largest: int) -> None:
     for key, value in _nested_values(options, owner):
         if isinstance(value, (int, float)) and not -largest <= value <= largest:
             raise UserError(
-                f"{owner}: the option {brief(key)!r} = {brief(value, 60)} is beyond {largest:,}, the largest "
-                "number allowed for weights of these sizes"
+                f"{owner}: the option {brief(key)!r} = {brief(value, 60)} is beyond {largest:,}, the limit "
+                "derived from the sizes of the saved weights"
             )
 
 

@@ -15,7 +15,7 @@ and ends each with a batch norm:
 The paper's W₀, f₀, f₁ and f₂ have only a ReLU. On a non-square map the authors' global pooling omits pixels, unlike
 ours.
 
-Source: Park et al., BMVC 2018, arXiv:1807.06514.
+Source: Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
 """
 
 from __future__ import annotations

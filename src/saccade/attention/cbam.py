@@ -8,7 +8,7 @@ r"""Convolutional Block Attention Module: a channel gate, then a spatial gate.
 MLP: C -> C·rd_ratio -> C with biases and a ReLU between. The batch norm (momentum 0.01), its zero-initialised scale
 (M_s starts at 1/2) and the order [max; mean] come from the authors' code; equation 3 has no norm.
 
-Source: Woo et al., ECCV 2018, arXiv:1807.06521.
+Source: Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv:1807.06521.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ r"""Coordinate Attention: a channel gate for each row and each column.
 
 f^h, f^w: the first H, last W positions of f. F₁, F_h, F_w: 1×1 with bias. δ is the h-swish z · ReLU6(z + 3)/6.
 
-Source: Hou et al., CVPR 2021, arXiv:2103.02907.
+Source: Hou et al., "Coordinate Attention for Efficient Mobile Network Design", CVPR 2021, arXiv:2103.02907.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ r"""Criss-cross attention: each pixel attends to its row and column, twice.
 The block is applied ``recurrence`` times with shared weights. Logits are not scaled. The authors' keys have a bias,
 which a softmax ignores.
 
-Source: Huang et al., ICCV 2019, arXiv:1811.11721.
+Source: Huang et al., "CCNet: Criss-Cross Attention for Semantic Segmentation", ICCV 2019, arXiv:1811.11721.
 """
 
 from __future__ import annotations

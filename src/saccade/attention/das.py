@@ -24,7 +24,7 @@ Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 The paper only sketches the designs. Our choices: the kernel sizes in a and b, a final norm in h, no norm in g. ``norm``
 and ``gate_norm`` select the norms (Table 5).
 
-Source: Salajegheh et al., 2023, arXiv:2311.12091.
+Source: Salajegheh et al., "DAS: A Deformable Attention to Capture Salient Information in CNNs", 2023, arXiv:2311.12091.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/
 the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
 zero); no bias b_k, which a softmax ignores; no dropout; neither of the authors' other position biases.
 
-Source: Xia et al., CVPR 2022, arXiv:2201.00520; code: LeapLabTHU/DAT, ``DAttentionBaseline``.
+Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520; code: LeapLabTHU/DAT,
+``DAttentionBaseline``.
 """
 
 from __future__ import annotations

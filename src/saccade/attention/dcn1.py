@@ -7,7 +7,7 @@ p_j are the k² positions of the regular grid; x is bilinear between pixels, zer
 its own offsets, dy then dx per kernel element. The offset convolution has the stride, padding and dilation of the
 deformable convolution. The module starts as the plain convolution with the same kernel.
 
-Source: Dai et al., ICCV 2017, arXiv:1703.06211.
+Source: Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv:1703.06211.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ port ignores the dilation; for dilation 1 our output and gradients equal the por
 initial output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks, so that the
 module starts as the plain convolution.
 
-Source: Zhu et al., CVPR 2019, arXiv:1811.11168; PyTorch port: chengdazhi/Deformable-Convolution-V2-PyTorch.
+Source: Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168; PyTorch
+port: chengdazhi/Deformable-Convolution-V2-PyTorch.
 """
 
 from __future__ import annotations

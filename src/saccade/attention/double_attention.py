@@ -10,7 +10,7 @@ r"""Double attention: every pixel receives a weighted sum of a few descriptors o
 The authors published no code. Z and its gradients equal those of nguyenvo09/Double-Attention-Network, whose W_B has a
 bias that the softmax ignores. ``norm=True`` adds a batch norm with zero-initialised scale.
 
-Source: Chen et al., NeurIPS 2018, arXiv:1810.11579.
+Source: Chen et al., "A²-Nets: Double Attention Networks", NeurIPS 2018, arXiv:1810.11579.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The paper prints a softmax of G itself. The authors' code subtracts each entry o
 *least* similar channels get the largest weights; our branches match this code. Logits are not scaled; G is computed in
 float32. The authors' keys have a bias, which a softmax ignores. Their branches act between convolutions, ours on x.
 
-Source: Fu et al., CVPR 2019, arXiv:1809.02983.
+Source: Fu et al., "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
 """
 
 from __future__ import annotations

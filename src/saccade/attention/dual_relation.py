@@ -13,7 +13,8 @@ Cells are those of adaptive pooling. Logits are not scaled; E is computed in flo
 channels get the largest weights. The authors' k has a bias, which a softmax ignores. Their branches act between
 convolutions, ours on x; the sum of the branches is our choice.
 
-Source: Fu et al., TNNLS 2021; code in the repository of DANet.
+Source: Fu et al., "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021; code in the repository
+of DANet.
 """
 
 from __future__ import annotations

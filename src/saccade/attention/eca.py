@@ -7,7 +7,8 @@ r"""Efficient Channel Attention: a channel gate from a 1-D convolution over the 
 
 γ is ``gamma`` = 2, b is ``beta`` = 1. The authors' networks set ``kernel_size`` per stage instead of equation 12.
 
-Source: Wang et al., CVPR 2020, arXiv:1910.03151.
+Source: Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020,
+arXiv:1910.03151.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ r"""Efficient Multi-scale Attention: two branches weight each other to form a sp
 norm gives each channel mean 0 and variance 1 (ε = 1e-5), so the mean of u is β. Therefore softmax_c(β) · v is computed
 without v, by a convolution with one output channel, unless the layer W₃ has a hook or wrapper.
 
-Source: Ouyang et al., ICASSP 2023, arXiv:2305.13563.
+Source: Ouyang et al., "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", ICASSP 2023,
+arXiv:2305.13563.
 """
 
 from __future__ import annotations

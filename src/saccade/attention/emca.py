@@ -16,7 +16,7 @@ With S = 0 (``previous=0``) y = x ⊙ (1 + l). The attention A, and A' of the sa
 The SE variant of the authors' code does not run. The published networks have one module per stage, in the last block.
 The published sizes with SE need ``shared=True``.
 
-Source: Bakr et al., code eslambakr/EMCA, 2021.
+Source: Bakr et al., "EMCA: Efficient Multi-Scale Channel Attention Module", code eslambakr/EMCA 2021.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ in a ReLU, l has a 5×5 convolution, and the gate is a sigmoid:
 Initialisation follows the code: α, β and the weights of l normal with variance 1/fan_in (1 for α and β), truncated at
 two standard deviations; the weights of g uniform with variance 2/(fan_in + fan_out); biases zero.
 
-Source: Linsley et al., ICLR 2019, arXiv:1805.08819; code: serre-lab/gala_tpu.
+Source: Linsley et al., "Learning what and where to attend", ICLR 2019, arXiv:1805.08819; code: serre-lab/gala_tpu.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ r"""Gated Channel Transformation: a channel gate from the norms of the channels.
 root mean square by mean_c |s|. Equation 3 prints √C s_c/(Σ_c s² + ε)^½; we follow the authors' code. The authors gate
 the input of every convolution.
 
-Source: Yang et al., CVPR 2020, arXiv:1909.11519.
+Source: Yang et al., "Gated Channel Transformation for Visual Recognition", CVPR 2020, arXiv:1909.11519.
 """
 
 from __future__ import annotations

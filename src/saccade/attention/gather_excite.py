@@ -15,7 +15,8 @@ r"""Gather-Excite: each channel is gated by its spatial context.
 the code of the SRM authors. The Caffe files cover only ``extent=0``; otherwise we place a
 ReLU between the convolutions, like timm.
 
-Source: Hu et al., NeurIPS 2018, arXiv:1810.12348.
+Source: Hu et al., "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", NeurIPS 2018,
+arXiv:1810.12348.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ r"""Global Context block: a context vector, pooled by attention, is added to eve
 y = x ⊙ σ(t'). Initially t = 0 and y = x, or x/2 with ``fuse_scale``. The authors' w has a bias, which a
 softmax ignores.
 
-Source: Cao et al., ICCVW 2019, arXiv:1904.11492.
+Source: Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019,
+arXiv:1904.11492.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ BN normalises each row of Σ. Both variants follow the authors' code, whose posi
 by the number of positions. ``stride=None`` chooses s as in the authors' ResNets. With s = 2 a map of at most 2×2 leaves
 one pixel, whose covariance is zero.
 
-Source: Gao et al., CVPR 2019, arXiv:1811.12006.
+Source: Gao et al., "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ A K×K convolution becomes a depthwise one of side 2d − 1, a depthwise one of 
 5×5, 7×7 and 1×1 for K = 21, d = 3. All have a bias and zero padding. k must be odd: an even k would shift the map. The
 gate is unbounded.
 
-Source: Guo et al., Computational Visual Media 2023, arXiv:2202.09741; ``AttentionModule`` in
-Visual-Attention-Network/VAN-Classification.
+Source: Guo et al., "Visual Attention Network", Computational Visual Media 2023, arXiv:2202.09741; ``AttentionModule``
+in Visual-Attention-Network/VAN-Classification.
 """
 
 from __future__ import annotations

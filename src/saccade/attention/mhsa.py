@@ -9,7 +9,8 @@ r"""MHSA of BoTNet: attention between all pixels, with embeddings of relative po
 q_p·r_{u−p} splits into a row term and a column term, so the H·W×H·W matrix of q·r is never materialised. The authors'
 code scales both terms by s, the paper prints no factor; ``scale_pos_embed=False``, timm's default, scales only q·k.
 
-Source: Srinivas et al., CVPR 2021, arXiv:2101.11605, figure 4 and the code of its appendix.
+Source: Srinivas et al., "Bottleneck Transformers for Visual Recognition", CVPR 2021, arXiv:2101.11605, figure 4 and the
+code of its appendix.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ r"""Mixed pooling module: pyramid pooling for near context, strip pooling of row
 Convolutions have no bias. pool is adaptive average pooling, up is bilinear with align_corners=True. The final ReLU
 removes negative values of x: place the module after a ReLU.
 
-Source: Hou et al., CVPR 2020, arXiv:2003.13328.
+Source: Hou et al., "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations

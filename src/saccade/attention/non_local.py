@@ -10,7 +10,7 @@ The logits are scaled as in the authors' code, unlike the paper. Our output and 
 the same laboratory; the authors' Caffe2 code was not run. A is never stored whole. ``instantiation="dot_product"`` has
 A = θᵀφ / M; only then φ has a bias, as a softmax ignores it. timm's ``nl`` has c = C/8 and the scale C^−½.
 
-Source: Wang et al., CVPR 2018, arXiv:1711.07971; PySlowFast, ``nonlocal_helper.Nonlocal``.
+Source: Wang et al., "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast, ``nonlocal_helper.Nonlocal``.
 """
 
 from __future__ import annotations

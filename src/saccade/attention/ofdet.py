@@ -5,8 +5,8 @@ r"""Sum of a channel, a spatial and a joint gate: our interpretation of OFDet.
     s_j = Conv_{3×3}(ReLU(Conv_{1×1}(x)))                            (B, C, H, W)     C -> C·rd_ratio -> C
     y   = x ⊙ (σ(s_c) + σ(s_s) + σ(s_j))                             (B, C, H, W)
 
-According to the DAS paper, OFDet uses channel, spatial and channel-spatial attention. We found no paper, code or figure
-of that name. The branches and their sum are our choice.
+According to the DAS paper, OFDet uses channel, spatial and channel-spatial attention. No paper, code or figure
+of that name was found. The branches and their sum are our choice, so a result of this module says nothing about OFDet.
 
 Source: Salajegheh et al., 2023, arXiv:2311.12091, related work.
 """

@@ -16,7 +16,8 @@ bottleneck in place of W_z:
 
 No other layer has a bias.
 
-Source: Liu et al., 2021, arXiv:2107.00782. The paper gates after the first 3×3 convolution of each block.
+Source: Liu et al., "Polarized Self-Attention: Towards High-quality Pixel-wise Regression", 2021, arXiv:2107.00782. The
+paper gates after the first 3×3 convolution of each block.
 """
 
 from __future__ import annotations

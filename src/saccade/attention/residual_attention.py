@@ -11,7 +11,8 @@ stride 2; up is bilinear with align_corners=True. R is a residual unit z + f(z),
 through C·rd_ratio channels, without biases. This is the mask branch of the authors' networks with one residual unit
 between poolings, as in the paper. The paper's mask multiplies a parallel trunk branch; here the mask gates x.
 
-Source: Wang et al., CVPR 2017, arXiv:1704.06904; code: fwang91/residual-attention-network.
+Source: Wang et al., "Residual Attention Network for Image Classification", CVPR 2017, arXiv:1704.06904; code:
+fwang91/residual-attention-network.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The logits are not scaled. Padding pixels take part with k = v = 0: see ``saccad
 FLOPs are those of the paper. The standard deviation E^−½ of the initial embeddings is our choice. The authors published
 no code.
 
-Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909.
+Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", NeurIPS 2019, arXiv:1906.05909.
 """
 
 from __future__ import annotations

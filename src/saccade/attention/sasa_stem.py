@@ -22,7 +22,8 @@ The authors published no code. Our choices: M = 4; row, column and ν of width E
 of order 1; embeddings r in the stem. With r the FLOPs nearly match the paper's (7.18, 5.94 and 4.70·10⁹ for
 ResNet-50, 38 and 26; printed 7.2, 6.0 and 4.7).
 
-Source: Ramachandran et al., NeurIPS 2019, arXiv:1906.05909, section 3.2 and appendix.
+Source: Ramachandran et al., "Stand-Alone Self-Attention in Vision Models", NeurIPS 2019, arXiv:1906.05909, section 3.2
+and appendix.
 """
 
 from __future__ import annotations

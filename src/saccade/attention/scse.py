@@ -7,7 +7,8 @@ r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a 
 
 W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch.
 
-Source: Roy et al., MICCAI 2018, arXiv:1803.02579.
+Source: Roy et al., "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks", MICCAI
+2018, arXiv:1803.02579.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ ResNets. There U₁ keeps the groups of the replaced convolution; U₂ has 32 gr
 the authors' blocks neither norm nor ReLU follows the mix; a host keeps those after the replaced convolution. Output and
 gradients of ``fair`` equal those of PytorchInsight; the Caffe code of the default was not run.
 
-Source: Li et al., CVPR 2019, arXiv:1903.06586; for ``fair`` PytorchInsight, by the first author.
+Source: Li et al., "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586; for ``fair`` PytorchInsight, by the first
+author.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ The logits are not scaled; no layer has a bias. Output and gradients equal those
 single h replaces the paper's h and v. The authors' code pools f and h by 2×2, computes h with C/2 channels and uses
 spectral normalisation.
 
-Source: Zhang et al., ICML 2019, arXiv:1805.08318; fastai, ``layers.SelfAttention``.
+Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, arXiv:1805.08318; fastai,
+``layers.SelfAttention``.
 """
 
 from __future__ import annotations

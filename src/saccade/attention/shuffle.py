@@ -8,7 +8,7 @@ r"""Shuffle Attention: half the channels get a channel gate, half a spatial gate
 GN normalises each channel, then scales and shifts it. The groups share all parameters; w start at 0 and u at 1, so
 every gate starts at σ(1) = 0.731. The paper has G = 64.
 
-Source: Zhang, Yang, ICASSP 2021, arXiv:2102.00240.
+Source: Zhang, Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021, arXiv:2102.00240.
 """
 
 from __future__ import annotations

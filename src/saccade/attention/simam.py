@@ -8,7 +8,8 @@ r"""SimAM: a parameter-free gate that grows with an element's distance from the 
 E is at least 1/2, so gates are at least σ(1/2) = 0.622. λ, ``e_lambda``, is 1e-4 in the authors' code; their
 ImageNet runs use 0.1. On a map of one pixel v is 0.
 
-Source: Yang et al., ICML 2021, PMLR 139:11863-11874.
+Source: Yang et al., "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", ICML 2021,
+PMLR 139:11863-11874.
 """
 
 from __future__ import annotations

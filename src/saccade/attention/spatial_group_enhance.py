@@ -8,7 +8,8 @@ r"""Spatial Group-wise Enhance: in each group, positions similar to the group's 
 w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
 of freedom, where the paper has H·W. On a map of one pixel ŝ_k = 0.
 
-Source: Li et al., 2019, arXiv:1905.09646.
+Source: Li et al., "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
+arXiv:1905.09646.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ The localisation network follows the authors' for CUB, which has no pooling (p =
 starts at the identity (W₃ = 0), where all gradients would be 0 under the neutral start of ``saccade.plug``. Here W₃ and
 b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
 
-Source: Jaderberg et al., NeurIPS 2015, arXiv:1506.02025.
+Source: Jaderberg et al., "Spatial Transformer Networks", NeurIPS 2015, arXiv:1506.02025.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ W₁: C -> C·rd_ratio, W₂: back to C. The authors' Caffe networks have a bias
 and most PyTorch ports have none (``bias=False``). Output and gradients equal those of two ports; the Caffe code was
 not run. ``squeeze`` and ``excitation`` are ablations of the journal version (IEEE TPAMI 2020).
 
-Source: Hu et al., CVPR 2018, arXiv:1709.01507.
+Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv:1709.01507.
 """
 
 from __future__ import annotations

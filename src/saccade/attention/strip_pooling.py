@@ -8,7 +8,7 @@ r"""Strip pooling module: a gate from the means of each row and each column.
 The convolutions along the strips have no bias; k = 3. The paper's six positions in a ResNet-50 are
 ``where=["activated[last] in stage[:-1]", "activated in stage[-1]"]``; its last two stages have stride 1.
 
-Source: Hou et al., CVPR 2020, arXiv:2003.13328.
+Source: Hou et al., "Strip Pooling: Rethinking Spatial Pooling for Scene Parsing", CVPR 2020, arXiv:2003.13328.
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ w (C, 2) starts at zero, so every gate starts at 1/2. As in the authors' code st
 with H·W − 1 degrees of freedom. In training, a batch of one image is normalised with the running statistics; the
 authors' code raises an error.
 
-Source: Lee et al., ICCV 2019, arXiv:1903.10829.
+Source: Lee et al., "SRM: A Style-based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
+arXiv:1903.10829.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Convolutions have no bias; k = 7, but 3 in the authors' best MobileNetV2. The au
 (momentum 0.01). Its scale in g_C starts at zero, so g_C starts at 1/2. ``no_spatial=True`` averages g_H
 and g_W only.
 
-Source: Misra et al., WACV 2021, arXiv:2010.03045.
+Source: Misra et al., "Rotate to Attend: Convolutional Triplet Attention Module", WACV 2021, arXiv:2010.03045.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ divides all logits by √C, as in the first arXiv version. The authors published
 recurrent tokenizer (eq. 2) is left out. The paper replaces the last stage by such blocks; here one block precedes the
 last stage.
 
-Source: Wu et al., ICCV 2021, arXiv:2006.03677.
+Source: Wu et al., "Visual Transformers: Where Do Transformers Really Belong in Vision Models?", ICCV 2021,
+arXiv:2006.03677.
 """
 
 from __future__ import annotations

@@ -129,9 +129,9 @@ def _measure_rows(
             hosts.append(host)
             progress.advance(task)
         costs = {}
-        for count in batches:
-            progress.update(task, description=f"timing batch {count}")
-            costs[count] = measure_all(hosts, size, batch=count, counter=counter)
+        for batch_size in batches:
+            progress.update(task, description=f"timing batch {batch_size}")
+            costs[batch_size] = measure_all(hosts, size, batch=batch_size, counter=counter)
             progress.advance(task, len(labels))
     rows = []
     for index, (label, host) in enumerate(zip(labels, hosts, strict=True)):

@@ -48,13 +48,13 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     if where is not None:
         sites_found = select(inspection, where, Spec(title=model, kind="transform", evidence="reading")).sites
     else:
-        entering_sites = {
+        input_sites = {
             site.path: site for site in sites_by_position["activated"] if inspection.sites[site.path] != site
         }
         sites_found = [
             candidate
             for path, site in inspection.sites.items()
-            for candidate in (entering_sites.get(path), site)
+            for candidate in (input_sites.get(path), site)
             if candidate
         ]
     positions = {

@@ -154,7 +154,7 @@ def expect(condition: bool, message: str) -> None:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference of a and b (same shape), relative to the largest value of b; inf if undefined."""
+    """Return the largest difference of a and b (same shape) relative to the largest of b; else, or for NaN, inf."""
     if a.shape != b.shape:
         return float("inf")
     largest = ((a - b).abs().amax() / b.abs().amax().clamp(min=1e-300)).item()

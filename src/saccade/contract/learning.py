@@ -26,7 +26,7 @@ __all__ = ["has_true_gradients", "learns_from_a_neutral_start", "reaches_every_p
 MAX_FORWARDS = 1000
 """Largest number of forward passes run to let the buffers converge."""
 CONVERGED_CHANGE = 1e-14
-"""Largest change of the output at which the buffers count as converged; their error is about its square root."""
+"""Largest change of the output at which the buffers count as converged; the buffers' error is about its square root."""
 STEPS = 5
 LEARNING_RATE = 0.01
 _PLUG_SCALE_NAME = "the plug's a"

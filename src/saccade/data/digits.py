@@ -38,7 +38,7 @@ __all__ = ["CLASSES", "SPLITS", "Scene", "Scenes", "make_scenes", "make_targets"
 CLASSES = [str(digit) for digit in range(10)]
 SIZE = 40
 IMAGES = {"train": 5000, "test": 2000}
-MAXIMA = {"images": 10_000_000, "size": 2048, "pieces": 1000}
+MAXIMA = {"images": 10_000_000, "size": 2048, "clutter": 1000, "distractors": 1000}
 """Largest accepted values, far beyond useful ones."""
 MIN_SIZE = 16
 """Side of the smallest scene in pixels; in a smaller one a target would have fewer pixels than its source digit."""
@@ -143,7 +143,7 @@ class Scenes:
         for name, value, minimum, maximum in (
             ("count", count, 1, MAXIMA["images"]),
             ("size", height, MIN_SIZE, MAXIMA["size"]), ("size", width, MIN_SIZE, MAXIMA["size"]),
-            ("clutter", clutter, 0, MAXIMA["pieces"]), ("distractors", distractors, 0, MAXIMA["pieces"]),
+            ("clutter", clutter, 0, MAXIMA["clutter"]), ("distractors", distractors, 0, MAXIMA["distractors"]),
             ("seed", seed, 0, MAX_SEED),
         ):  # fmt: skip
             if not isinstance(value, int) or isinstance(value, bool) or value < minimum:

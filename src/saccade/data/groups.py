@@ -43,8 +43,8 @@ def hold_back_groups(
 ) -> tuple[list[list[Path]], list[list[Path]]]:
     """Return the training and the test files of each class, with whole groups held back for testing.
 
-    Groups move between train and test, in a random order, while a move brings the classes' test fractions nearer to
-    ``test_fraction``; classes that occur in the fewest groups come first. Every class keeps a training and a test file.
+    Groups move between train and test, in random order, until no move brings the classes' test fractions nearer to
+    ``test_fraction``; classes in the fewest groups come first. Every class keeps a training and a test file.
 
     Raises:
         UserError: a class occurs in a single group, or no choice of whole groups was found.
@@ -90,7 +90,7 @@ def _random_order(count: int, seed: int) -> list[int]:
 
 
 def _choose_test_groups(counts: NDArray[np.int64], test_fraction: float, order: list[int]) -> NDArray[np.bool_] | None:
-    """Return a mask (G,) of the test groups, given ``counts`` (G, K) of files; None if a class would lack a split."""
+    """Return the mask (G,) of test groups for file ``counts`` (G, K); None if a class lacks test or training files."""
     totals = counts.sum(0)
     goals = np.clip(np.rint(test_fraction * totals), 1, totals - 1)
     weights = 1 / np.sqrt(goals)

@@ -38,7 +38,7 @@ from saccade.files import atomic_writer, lock, make_folders
 __all__ = ["CacheError", "CachedImages", "FileInfo", "cache_folder", "cache_path", "read_cache", "write_cache"]
 
 MAX_CACHE_BYTES = 20 * 2**30
-_SUFFIX = ".pictures"
+_SUFFIX = ".pictures"  # caches
 _TRAILER = struct.Struct("<8sQI")
 """Trailer: magic, length of the table in bytes, CRC-32 of the table."""
 _MAGIC = b"saccade1"

@@ -20,8 +20,8 @@ _SMOOTHING_COLOURS = 32
 def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     """Return the class index of each pixel (H, W) of the upright mask.
 
-    Values of grey and palette images are indices, with two exceptions: an image whose colours are all in ``classes``,
-    and a palette image that uses a colour of ``classes`` other than black at an index below 255. A 1-bit image gives
+    Values of grey and palette images are indices, but colours are looked up if all are in ``classes``, or if a used
+    palette entry below 255 has a colour of ``classes`` other than black. A 1-bit image gives
     0 and 255. Without colours in ``classes``, grey RGB values are indices.
 
     Raises:

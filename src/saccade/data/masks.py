@@ -36,12 +36,12 @@ _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 
 
 class _MaskInfo(NamedTuple):
-    """Upright (width, height), values, (byte count, CRC-32) and error message, which may be "", of a mask file."""
+    """Contents of a mask file."""
 
-    size: tuple[int, int]
+    size: tuple[int, int]  # upright (width, height)
     values: frozenset[int]
-    content: tuple[int, int]
-    problem: str
+    content: tuple[int, int]  # (byte count, CRC-32)
+    problem: str  # error message, or ""
 
 
 class Masks(TargetSource):

@@ -24,12 +24,12 @@ def polygon_mask(polygons: Sequence[Polygon | NDArray[np.float64]], height: int,
     for polygon in polygons:
         x, y = np.asarray(polygon, np.float64).reshape(-1, 2).T
         next_x, next_y = np.roll(x, -1), np.roll(y, -1)
-        # Edge i crosses the centre lines of the rows first_row[i] to last_row[i] - 1.
-        first_row, last_row = (
+        # Edge i crosses the centre lines of the rows first_row[i] to end_row[i] - 1.
+        first_row, end_row = (
             np.clip(np.ceil(bound - 0.5), 0, height).astype(np.int64)
             for bound in (np.minimum(y, next_y), np.maximum(y, next_y))
         )
-        n_rows = last_row - first_row
+        n_rows = end_row - first_row
         edge = np.repeat(np.arange(len(x)), n_rows)
         row = np.arange(len(edge)) - np.repeat(np.cumsum(n_rows) - n_rows, n_rows) + first_row[edge]
         fraction = (row + 0.5 - y[edge]) / (next_y - y)[edge]

@@ -85,7 +85,7 @@ class Frame:
             left, top, width, height = self.content_box(size)
             return (width / size[0], left), (height / size[1], top)
         if self.resize == "crop" and self.crop_pct is not None:
-            (width, height), (left, top) = self._resize_and_crop_boxes(size)
+            (width, height), (left, top) = self._resized_size_and_crop_offset(size)
             return (width / size[0], -left), (height / size[1], -top)
         scales = self.width / size[0], self.height / size[1]
         if self.resize == "crop":
@@ -116,10 +116,10 @@ class Frame:
 
     def _resize_and_crop(self, image: Image.Image, resampling: Image.Resampling) -> Image.Image:
         """Resize to cover ``resize_size`` and crop the centre, exactly like timm's test transform."""
-        size, (left, top) = self._resize_and_crop_boxes(image.size)
+        size, (left, top) = self._resized_size_and_crop_offset(image.size)
         return image.resize(size, resampling).crop((left, top, left + self.width, top + self.height))
 
-    def _resize_and_crop_boxes(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    def _resized_size_and_crop_offset(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return the (width, height) that an image of ``size`` is resized to, and (left, top) of the crop."""
         height, width = self.resize_size
         if height == width:

@@ -25,12 +25,12 @@ __all__ = ["augment", "check_augmentations"]
 # An operation transforms a list of the image (C, H, W) and its target tensors, given uniform random numbers in [0, 1).
 
 
-def _flip(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _flip(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
     """Flip left to right with probability 1/2."""
     return [F.horizontal_flip(tensor) for tensor in tensors] if uniforms[0] < 0.5 else tensors
 
 
-def _crop(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _crop(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
     """Shift by up to an eighth of each side.
 
     The border is filled by reflection, or with the mean colour if the target has boxes or points.
@@ -42,19 +42,20 @@ def _crop(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float
         padded = [F.pad(tensor, [margin_x, margin_y], padding_mode="reflect") for tensor in tensors]
     else:
         padded = [
-            F.pad(tensor, [margin_x, margin_y], fill=None if n else list(mean)) for n, tensor in enumerate(tensors)
+            F.pad(tensor, [margin_x, margin_y], fill=None if n else list(fill_colour))
+            for n, tensor in enumerate(tensors)
         ]
     return [F.crop(tensor, top, left, height, width) for tensor in padded]
 
 
-def _color(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _color(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
     """Scale brightness, contrast and saturation by factors between 0.6 and 1.4."""
     brightness, contrast, saturation = (0.6 + 0.8 * uniform for uniform in uniforms)
     image = F.adjust_contrast(F.adjust_brightness(tensors[0], brightness), contrast)
     return [F.adjust_saturation(image, saturation), *tensors[1:]]
 
 
-def _erase(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _erase(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
     """With probability 1/2, set a rectangle of 1/50 to 1/5 of the image's area to the mean colour.
 
     After Zhong et al., AAAI 2020, arXiv:1708.04896. Targets are left unchanged.
@@ -67,7 +68,7 @@ def _erase(tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[floa
     h = min(height, max(1, round((area * aspect) ** 0.5)))
     w = min(width, max(1, round((area / aspect) ** 0.5)))
     top, left = int(uniforms[3] * (height - h + 1)), int(uniforms[4] * (width - w + 1))
-    return [F.erase(tensors[0], top, left, h, w, torch.tensor(mean)[:, None, None]), *tensors[1:]]
+    return [F.erase(tensors[0], top, left, h, w, torch.tensor(fill_colour)[:, None, None]), *tensors[1:]]
 
 
 _POLICIES: dict[str, Callable[..., nn.Module]] = {
@@ -85,14 +86,16 @@ arXiv:2103.10158."""
 
 
 @lru_cache(maxsize=64)
-def _policy(name: str, mean: tuple[float, ...]) -> nn.Module:
+def _policy(name: str, fill_colour: tuple[float, ...]) -> nn.Module:
     """Build a policy whose operations fill uncovered pixels with the mean colour."""
-    return _POLICIES[name](fill=list(mean))
+    return _POLICIES[name](fill=list(fill_colour))
 
 
-def _apply_policy(name: str, tensors: list[Tensor], uniforms: Sequence[float], mean: Sequence[float]) -> list[Tensor]:
+def _apply_policy(
+    name: str, tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]
+) -> list[Tensor]:
     with seeded(int(uniforms[0] * 2**24)):  # torch.rand gives float32 with 24 random bits
-        return [_policy(name, tuple(mean))(tensors[0]), *tensors[1:]]
+        return [_policy(name, tuple(fill_colour))(tensors[0]), *tensors[1:]]
 
 
 _Operation = Callable[[list[Tensor], Sequence[float], Sequence[float]], list[Tensor]]

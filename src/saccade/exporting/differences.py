@@ -48,7 +48,7 @@ def difference(expected: Sequence[Tensor], outputs: Sequence[Tensor], message_pr
 
 
 def _relative_difference(expected: Tensor, output: Tensor, axis: int) -> float:
-    """Return the largest difference, each divided by the largest absolute value at the same index of ``axis``.
+    """Return the largest quotient of a difference and the largest absolute value at its index of ``axis``.
 
     Scaled per index, so that large box coordinates do not hide errors in probabilities.
     """

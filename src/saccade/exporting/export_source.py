@@ -85,16 +85,16 @@ class ExportSource:
         dynamic: str,
         host: Mapping[str, Any] | None,
         classes: Sequence[str] | None,
-        facts: Mapping[str, Any],
+        extra_metadata: Mapping[str, Any],
     ) -> ExportSource:
         """Create the source of ``model``, after checking the arguments of ``export`` and that two runs agree.
 
         Raises:
-            UserError: an argument has the wrong type, or ``facts`` are not JSON-serialisable or have a reserved key;
+            UserError: an argument has the wrong type, or ``extra_metadata`` has a value not for JSON or a reserved key;
                 the network is compiled, wrapped, on the meta device or cannot be copied, lacks an inserted plug, does
                 not run on the input, returns no tensors, or is not deterministic.
         """
-        check_arguments(model, host, classes, facts)
+        check_arguments(model, host, classes, extra_metadata)
         if any(isinstance(m, torch.jit.ScriptModule) or hasattr(m, "_orig_mod") for m in model.modules()):
             raise UserError(
                 f"{type(model).__name__} is compiled, all or in part: export the network before compiling it"
@@ -114,7 +114,7 @@ class ExportSource:
             "replacements": replacement_rows(model),
             "input": list(images.shape[1:]),
             "classes": None if classes is None else list(classes),
-            **facts,
+            **extra_metadata,
         }
         try:
             json.dumps(metadata, allow_nan=False)
@@ -245,8 +245,8 @@ class ExportSource:
     def batches(self) -> list[Tensor]:
         """Return the batches (B, C, H, W) to compare on; dynamic axes vary.
 
-        They are one image of native size, three of another size, one wide image, nine of native size, and one batch for
-        each of ``guard_violating_sizes``.
+        With dynamic='all': one native image, three of another size, one wide, nine native, and one per
+        ``guard_violating_sizes``. Otherwise all are native; with 'none', single.
         """
         large_enough = (
             size for size in self.other_sizes if size[0] >= self.smallest_size[0] and size[1] >= self.smallest_size[1]
@@ -260,7 +260,7 @@ class ExportSource:
         return [self._random_batch(*shape) for shape in (*shapes, *self.guard_violating_sizes)]
 
     def compare(self, run_file: Callable[[Tensor], list[Tensor]], images: Tensor) -> Comparison:
-        """Compare the network's outputs for ``images`` (B, C, H, W) with those of ``run_file``, which runs the file.
+        """Compare the outputs for ``images`` (B, C, H, W) of the network and of the file, run by ``run_file``.
 
         Raises:
             UserError: the file fails or differs by more than the limit.
@@ -284,7 +284,7 @@ class ExportSource:
     def _tracing_example(self) -> Tensor:
         """Return the batch for tracing, enlarged if the native size might give maps of 1×1.
 
-        Their height and width would be traced as constants.
+        The size of such maps would be traced as constant.
         """
         height, width = self.native_size
         factor = -(-_MIN_TRACING_SIDE // min(height, width))

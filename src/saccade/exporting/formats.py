@@ -112,7 +112,7 @@ def _write_torch(source: ExportSource, file: Path, notify: Notify) -> tuple[Comp
 def _without_example_inputs(program: torch.export.ExportedProgram) -> Iterator[None]:
     """Remove the program's example inputs, which would be pickled, for the duration of the block.
 
-    A program saved without them no longer checks input shapes, as ONNX files do not.
+    A program saved without them does not check input shapes; nor do ONNX files.
     """
     example_inputs = program.example_inputs
     program.example_inputs = None
@@ -123,7 +123,7 @@ def _without_example_inputs(program: torch.export.ExportedProgram) -> Iterator[N
 
 
 def _contains_pickle(file: Path) -> bool:
-    """Return True if a ``.pt2`` contains anything that ``torch.export.load`` would unpickle."""
+    """Return True if a ``.pt2`` file contains an object that ``torch.export.load`` would unpickle."""
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if "/sample_inputs/" in member.filename and member.file_size:

@@ -70,7 +70,7 @@ def violating_sizes(
 
 
 def common_multiple(program: torch.export.ExportedProgram, guards: list[str], smallest: tuple[int, int]) -> int | None:
-    """Return the smallest step such that ``guards`` hold if both sides are multiples of it, or None."""
+    """Return the smallest of 2 to 256 such that ``guards`` hold if both sides are its multiples, or None."""
     predicates = [holds for guard, holds in _guards(program) if guard in guards]
     for step in range(2, 257):
         sides = [[n * step for n in range(2, 12) if n * step >= lower_bound] for lower_bound in smallest]

@@ -41,7 +41,7 @@ def expanded(structure: Structure) -> list[str]:
     """Return the sites of ``expanded``, in order: the widened map of each inverted residual.
 
     An inverted residual is a widening 1×1, a depthwise spatial and a narrowing 1×1 convolution. The site is the last
-    map before the narrowing convolution that no pooled gate (squeeze-and-excitation) has scaled.
+    map, before the narrowing convolution, that no squeeze-and-excitation gate has scaled.
     """
     trace = structure.trace
     keys: set[ValueKey] = set()

@@ -27,7 +27,7 @@ class Heads:
     def __init__(self, trace: Trace, maps: Mapping[str, list[ModuleCall]], units: Iterable[ModuleCall]) -> None:
         self.trace = trace
         self._maps = maps
-        self._returned_keys = self._outputs_of(call for calls in maps.values() for call in calls)
+        self._map_keys = self._outputs_of(call for calls in maps.values() for call in calls)
         self._units = list(units)
         self._weighted_calls = dict.fromkeys(call for call in trace.calls if self._has_weights(call.module))
         self._network_output_keys = next((call.outputs for call in trace.calls if not call.path), ())
@@ -36,8 +36,8 @@ class Heads:
     def calls(self) -> list[ModuleCall]:
         """Calls of the heads: modules that read feature maps, with no later such module on the way to the result.
 
-        They are children of the network, else of its last child that holds maps. A classifier's head and the last stage
-        of a backbone are left out.
+        Search the network's children, else those of its last child with feature maps. A classifier's head and a
+        backbone's last stage are left out.
         """
         scope = next((call for call in self.trace.calls if not call.path), None)
         while scope is not None:
@@ -61,15 +61,15 @@ class Heads:
         return []
 
     @cached_property
-    def output_maps(self) -> set[ValueKey]:
-        """Outputs of convolutions that change the number of channels, with no later layer; and narrow unit outputs."""
+    def final_conv_maps(self) -> set[ValueKey]:
+        """Outputs of convolutions that change the channel count, reach no layer or activation; narrow unit outputs."""
         values = self.trace.values
         last_entries = self._last_entry_ticks(values)
         activated = set(self.trace.activation_inputs)
         for key in reversed(values):
             if key in activated:
                 activated.update(values[key].parents)
-        output_maps: set[ValueKey] = set()
+        final_conv_maps: set[ValueKey] = set()
         for key, value in values.items():
             conv = self.trace.convolutions.get(key)
             if conv is not None:
@@ -80,15 +80,15 @@ class Heads:
                     and last_entries[key] < value.tick
                     and key not in activated
                 ):
-                    output_maps.add(key)
+                    final_conv_maps.add(key)
                 continue
             variable_size_parents = [parent for parent in value.parents if not values[parent].is_fixed_size]
-            if variable_size_parents and output_maps.issuperset(variable_size_parents):
-                output_maps.add(key)
-        return output_maps | self._narrow_output_maps()
+            if variable_size_parents and final_conv_maps.issuperset(variable_size_parents):
+                final_conv_maps.add(key)
+        return final_conv_maps | self._narrow_output_maps()
 
     def _narrow_output_maps(self) -> set[ValueKey]:
-        """Return unit outputs in the result that have fewer channels than other units', without norm or activation."""
+        """Return unit outputs that the network returns, narrower than other units', not from a norm or activation."""
         values = self.trace.values
         unit_outputs = self._outputs_of(self._units)
         non_conv_outputs = self._layer_outputs.difference(self.trace.convolutions)
@@ -102,16 +102,16 @@ class Heads:
 
     @cached_property
     def predictions(self) -> set[ValueKey]:
-        """Prediction maps: output maps, outputs of heads, and maps inside a head that keep its inputs' sizes.
+        """Prediction maps: ``final_conv_maps``, outputs of heads, and maps inside a head that keep its inputs' sizes.
 
-        If a head keeps the number of channels, it may return features, so only its output maps count.
+        If a head keeps the number of channels, it may return features, so only its ``final_conv_maps`` count.
         """
         values = self.trace.values
-        predictions = set(self.output_maps)
+        predictions = set(self.final_conv_maps)
         for head in self.calls:
             maps = self.maps_read(head)
             input_channel_counts = {values[key].shape[1] for key in maps}
-            if head.single_output in self._returned_keys and all(
+            if head.single_output in self._map_keys and all(
                 values[key].shape[1] in input_channel_counts for key in head.outputs
             ):
                 continue
@@ -146,7 +146,7 @@ class Heads:
         resized = self._resized()
         sources: dict[ValueKey, frozenset[ValueKey]] = {}
         for key, value in values.items():
-            if key in self._returned_keys and key not in resized:
+            if key in self._map_keys and key not in resized:
                 sources[key] = frozenset((key,))
             elif value.is_fixed_size or key in self._layer_outputs:
                 sources[key] = frozenset()
@@ -176,7 +176,7 @@ class Heads:
         resized = set()
         for call in self.trace.calls:
             if (
-                call.single_output in self._returned_keys
+                call.single_output in self._map_keys
                 and call not in self._weighted_calls
                 and call.first_input is not None
             ):
@@ -187,11 +187,11 @@ class Heads:
 
     @cached_property
     def _last_reads(self) -> dict[ValueKey, int]:
-        """Maps each value to the last tick at which a layer read it or a map derived from it, or -1."""
+        """Maps each value to the last tick at which a module with weights read it or a map derived from it, or -1."""
         return self._last_entry_ticks({key for key, sources in self._sources.items() if sources})
 
     def _last_entry_ticks(self, keys: Collection[ValueKey]) -> dict[ValueKey, int]:
-        """Return the last tick at which each value, or a descendant in ``keys``, entered a layer, or -1."""
+        """Return the last tick at which each value, or descendant in ``keys``, entered a module with weights, or -1."""
         ticks = dict.fromkeys(self.trace.values, -1)
         for call in self._weighted_calls:
             for key in call.inputs:
@@ -220,7 +220,7 @@ class Heads:
         for key in reversed(self.trace.values):
             if key in ancestors:
                 ancestors.update(self.trace.values[key].parents)
-        return ancestors if not ancestors.isdisjoint(self._returned_keys) else set()
+        return ancestors if not ancestors.isdisjoint(self._map_keys) else set()
 
     def _holds_maps(self, call: ModuleCall) -> bool:
         return any(is_within(other, call.path) for calls in self._maps.values() for other in calls)
@@ -230,9 +230,9 @@ class Heads:
 
         A single layer is a backbone if it does not reduce the number of channels and is not a final convolution.
         """
-        if call.single_output in self.output_maps:
+        if call.single_output in self.final_conv_maps:
             return False
-        if call.single_output in self._returned_keys and not self._children(call.module):
+        if call.single_output in self._map_keys and not self._children(call.module):
             n_channels = self.trace.values[call.single_output].shape[1]
             is_final_conv = (
                 call.single_output in self.trace.convolutions and call.single_output not in self.trace.activation_inputs
@@ -243,11 +243,11 @@ class Heads:
         inner_classes = {base_class(unit.module) for unit in self._units if is_within(unit, call.path)}
         if any(base_class(unit.module) in inner_classes for unit in self._units if not is_within(unit, call.path)):
             return True
-        result_maps = set(self._network_output_keys).intersection(self._returned_keys).difference(call.outputs)
+        result_maps = set(self._network_output_keys).intersection(self._map_keys).difference(call.outputs)
         return any(is_within(self.trace.values[key].call, call.path) for key in result_maps)
 
     def _returns_feature_map(self, call: ModuleCall) -> bool:
-        return call.single_output in self._returned_keys and call.single_output not in self.output_maps
+        return call.single_output in self._map_keys and call.single_output not in self.final_conv_maps
 
     def _has_weights(self, module: nn.Module) -> bool:
         has_own = any(True for _ in module.parameters(recurse=False))

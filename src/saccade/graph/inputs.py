@@ -14,8 +14,8 @@ from saccade.image_size import parse_size
 
 __all__ = ["example_input", "is_out_of_memory"]
 
-_FOLDED_CHANNELS = 16
-"""Number of input channels from which pixels count as folded into channels."""
+_MIN_SPACE_TO_DEPTH_CHANNELS = 16
+"""Fewest input channels that imply a preceding space-to-depth step."""
 
 
 def example_input(model: nn.Module, input: Any = None, *, batch: int = 1) -> tuple[Any, ...]:
@@ -65,4 +65,4 @@ def _default_size(model: nn.Module) -> tuple[int, ...]:
     size = config_size or (3, 224, 224)
     # The network may have been built for another number of channels than its pretrained weights.
     in_channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), size[0])
-    return (in_channels if config_size is None or in_channels < _FOLDED_CHANNELS else size[0], *size[1:])
+    return (in_channels if config_size is None or in_channels < _MIN_SPACE_TO_DEPTH_CHANNELS else size[0], *size[1:])

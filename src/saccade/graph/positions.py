@@ -38,8 +38,8 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position, fall back to residual, block, then stage; if its suffix matches no site,
-    drop the suffix. The log and the returned position name the fallback.
+    If the host lacks the paper's position, fall back to residual, block, then stage; if the position's suffix or stage
+    restriction matches no site, drop it. The log and the returned position name the fallback.
 
     Args:
         inspection: the inspected host.
@@ -84,11 +84,11 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
     """Return the sites that one item of ``where`` selects, and their position."""
     if not where.strip():
         raise UserError(f"where contains an empty string; name a position ({', '.join(POSITIONS)}) or a module")
-    position, stages, suffix = _split_stages(where)
-    if stages:
+    position, stage_index, suffix = _split_stages(where)
+    if stage_index:
         sites, chosen_position = _resolve_item(inspection, position, spec)
-        chosen = _apply_suffix(_in_stages(sites, stages, where), suffix, where)
-        return chosen, f"{chosen_position} in stage{stages}{suffix}"
+        chosen = _apply_suffix(_in_stages(sites, stage_index, where), suffix, where)
+        return chosen, f"{chosen_position} in stage{stage_index}{suffix}"
     position, suffix = _split_suffix(where)
     if position not in POSITIONS:
         # After a glob, [first] and [last] are suffixes, but [0] is a character class.
@@ -110,7 +110,7 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
     """Return the sites and name of the paper's position, or of the first fallback in the host."""
     paper_position = spec.position[position_key(inspection.structure.trace.host, spec)]
-    base, stages, _ = _split_stages(paper_position)
+    base, stage_index, _ = _split_stages(paper_position)
     position, suffix = _split_suffix(base)
     fallbacks = _FALLBACK[_FALLBACK.index(position) + 1 :] if position in _FALLBACK else _FALLBACK
     for chosen_position in (position, *fallbacks):
@@ -124,8 +124,11 @@ def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
         )
     try:
         chosen, chosen_position = _apply_suffix(sites, suffix, paper_position), chosen_position + suffix
-        if stages:
-            chosen, chosen_position = _in_stages(chosen, stages, paper_position), f"{chosen_position} in stage{stages}"
+        if stage_index:
+            chosen, chosen_position = (
+                _in_stages(chosen, stage_index, paper_position),
+                f"{chosen_position} in stage{stage_index}",
+            )
     except UserError:  # the host has fewer stages than the paper's network
         chosen = sites
     if chosen_position != paper_position:
@@ -137,15 +140,15 @@ def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
 
 
 def _split_stages(where: str) -> tuple[str, str, str]:
-    """Split ``conv3x3 in stage[-3:][-1]`` into position, stages and suffix; missing ones are empty."""
+    """Split ``conv3x3 in stage[-3:][-1]`` into position, stage index and suffix; missing ones are empty."""
     match = re.fullmatch(rf"(.+?) in stage({_INDEX})({_INDEX}|\[(?:first|last)\])?", where.strip())
     return (match[1], match[2], match[3] or "") if match else (where, "", "")
 
 
-def _in_stages(sites: list[Site], stages: str, where: str) -> list[Site]:
-    """Return the sites in ``stages``, an index or slice of the stages that have sites."""
+def _in_stages(sites: list[Site], stage_index: str, where: str) -> list[Site]:
+    """Return the sites in ``stage_index``, an index or slice of the stages that have sites."""
     last_of_stage = {site.stage: site for site in sites}
-    chosen = _apply_suffix([last_of_stage[stage] for stage in sorted(last_of_stage)], stages, where)
+    chosen = _apply_suffix([last_of_stage[stage] for stage in sorted(last_of_stage)], stage_index, where)
     return [site for site in sites if any(site.stage == chosen_site.stage for chosen_site in chosen)]
 
 
@@ -208,8 +211,8 @@ def sites_at(inspection: Inspection, position: str) -> list[Site]:
             ", ".join(path or type(structure.trace.host).__name__ for path in structure.units_without_end),
         )
     if position == "activated":
-        inputs = [(path, is_input) for path, is_input in activated(structure) if path in inspection.sites]
-        return [inspection.input_site(path) if is_input else inspection.sites[path] for path, is_input in inputs]
+        locations = [(path, is_input) for path, is_input in activated(structure) if path in inspection.sites]
+        return [inspection.input_site(path) if is_input else inspection.sites[path] for path, is_input in locations]
     return [inspection.sites[path] for path in paths_at(structure, position) if path in inspection.sites]
 
 

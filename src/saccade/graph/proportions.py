@@ -24,7 +24,7 @@ def image_sizes(trace: Trace) -> set[tuple[int, int]]:
 
 
 def image_shaped_values(trace: Trace, image_sizes: Collection[tuple[int, int]]) -> set[ValueKey]:
-    """Return the values (B, C, H, W) with the proportions of an image size, or scaled or trimmed from such values.
+    """Return the values (B, C, H, W) proportioned like an image size, or scaled or cropped versions of such values.
 
     Crops and convolutions without padding trim height and width equally.
     """

@@ -22,7 +22,7 @@ class Site:
     path: str
     """Path of the module that returns the map; of ``parent`` if no module does."""
     parent: str
-    """Path of the module that gets the plug: ``path``, or a module inside or after it."""
+    """Path of the plug's parent module: ``path``, or a module inside or after it."""
     entering: bool
     """True if the map is the parent's input, not its output."""
     channels: int

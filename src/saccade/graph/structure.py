@@ -59,8 +59,8 @@ class Structure:
     def residual_ends(self) -> list[tuple[str, str]]:
         """Pairs of a unit and the module at the end of its residual branch, in order of execution.
 
-        A unit is the innermost module that adds a residual branch to its shortcut; modules like it without an addition
-        end in their own output.
+        A unit is the innermost module that adds a residual branch to its shortcut; similar modules without an addition
+        end in the last inner module with their output.
         """
         branches_by_end: dict[str, tuple[str, set[ValueKey | None]]] = {}
         for call, addition, branch in self.residual_branches:
@@ -286,7 +286,7 @@ class Structure:
         return {call for call in calls if call is not None and any(True for _ in call.module.parameters(recurse=False))}
 
     def _branch_call(self, key: ValueKey, addition: Addition, unit: ModuleCall) -> ModuleCall | None:
-        """Return the outermost call inside ``unit`` that computed, or else returned, the branch."""
+        """Return the outermost call inside ``unit`` that returned the branch, preferably not its input."""
         returning_calls = [
             call
             for path, calls in self.maps.items()
@@ -298,7 +298,7 @@ class Structure:
         return max(computing_calls or returning_calls, key=lambda call: call.exit_tick, default=None)
 
     def _modules_like(self, units: set[str]) -> list[str]:
-        """Return modules that have no addition but share a class, or a path pattern and two layers, with ``units``."""
+        """Return modules without addition that have a class of ``units``, or a path pattern and two layers."""
         modules = {path: calls[0].module for path, calls in self.maps.items()}
         units_with_addition = {self._parameter_owner(addition.call).path for addition in self.trace.additions}
         unit_paths = {path for path in units if path in modules}
@@ -320,19 +320,17 @@ class Structure:
             if type(calls[0].module) not in _CONTAINERS and self._children(calls[0].module)
         }
         counts = Counter(map(base_class, modules.values()))
-        for min_convolutions in (2, 1):
+        for min_layers in (2, 1):
             candidates = {
-                p
-                for p, m in modules.items()
-                if counts[base_class(m)] > 1 and self._count_convolutions(p) >= min_convolutions
+                p for p, m in modules.items() if counts[base_class(m)] > 1 and self._count_map_layers(p) >= min_layers
             }
             innermost = {p for p in candidates if not any(other.startswith(p + ".") for other in candidates)}
             if innermost:
                 return innermost
         return set()
 
-    def _count_convolutions(self, path: str) -> int:
-        """Return the number of inner layers that return maps; those of gates return vectors."""
+    def _count_map_layers(self, path: str) -> int:
+        """Return the number of inner layers that return maps; those of channel gates do not."""
         return sum(
             p.startswith(path + ".") and isinstance(calls[0].module, _LAYER_TYPES) for p, calls in self.maps.items()
         )

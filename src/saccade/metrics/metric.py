@@ -21,7 +21,7 @@ __all__ = ["Metric"]
 class Metric:
     """A metric of a task: how a score is computed and shown.
 
-    Exactly one of ``values`` and ``score`` is set; the score is the mean of ``values``.
+    Exactly one of ``values`` and ``score`` is set; with ``values``, the score is their mean.
 
     Attributes:
         name: text such as "top-1".

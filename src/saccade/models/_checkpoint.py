@@ -114,7 +114,7 @@ def _load_host_or_encoder(
     path: Path,
     optional_modules: Collection[str] = (),
 ) -> None:
-    """Load ``weights`` into ``host``, or into the host's encoder if they are the weights of the encoder alone.
+    """Load ``weights`` into ``host``, or into the host's encoder if no key starts with ``encoder.``.
 
     ``setting`` and ``path`` name the source of the weights in messages; ``optional_modules`` as in :func:`_load`.
     """

@@ -228,7 +228,7 @@ def _fold_heads(t: Tensor) -> Tensor:
 
 
 def _zeros_in_layout(like: Tensor, rows: int) -> Tensor:
-    """Return zeros (B, rows, ·) in the last dimension and the layout of ``like``."""
+    """Return zeros (B, rows, ·) with last dimension and memory layout of ``like``."""
     batch, _, width = like.shape
     return like.new_zeros(batch, width, rows).mT if _is_column_major(like) else like.new_zeros(batch, rows, width)
 

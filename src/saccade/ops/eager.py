@@ -36,7 +36,7 @@ def can_use_pieces(*tensors: Tensor) -> bool:
 
 
 def is_transformed() -> bool:
-    """Return True if ``torch.func`` (``vmap``, ``grad``, ``jvp``, …) or forward mode is active."""
+    """Return True under ``torch.func`` (``vmap``, ``grad``, …) or forward-mode differentiation."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 

@@ -50,8 +50,8 @@ def gated(x: Tensor, gate: Tensor) -> Tensor:
         (B, C, H, W), x · gate.
     """
     # Shapes are compared last and never under graph capture, which would specialise the graph to these sizes.
-    needs_grad = torch.is_grad_enabled() and can_use_pieces(x, gate) and (x.requires_grad or gate.requires_grad)
-    if needs_grad and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
+    uses_pieces = torch.is_grad_enabled() and can_use_pieces(x, gate) and (x.requires_grad or gate.requires_grad)
+    if uses_pieces and x.shape != gate.shape and x.shape[0] == gate.shape[0] and x.dtype == gate.dtype:
         product: Tensor = _Gated.apply(x, gate)
         return product
     return gated_definition(x, gate)
@@ -280,8 +280,8 @@ def narrow_conv(conv: nn.Conv2d, x: Tensor) -> Tensor:
 def narrow_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``narrow_conv`` of x (B, C, H, W) for a weight (1, C, k, k) and a bias (1) given as tensors."""
     padding = [side // 2 for side in weight.shape[2:]]
-    needs_grad = torch.is_grad_enabled() and can_use_pieces(x, weight) and x.requires_grad
-    if needs_grad and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu"):
+    uses_pieces = torch.is_grad_enabled() and can_use_pieces(x, weight) and x.requires_grad
+    if uses_pieces and x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu"):
         y: Tensor = _NarrowConv.apply(x, weight, bias)
         return y
     return F.conv2d(x, weight, bias, padding=padding)

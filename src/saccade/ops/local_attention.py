@@ -96,7 +96,7 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor,
 
 
 class _Tiling(NamedTuple):
-    """Division of planes (c, H, W), one per image and head, into T tiles of h·w queries with their key windows."""
+    """Division of planes, the maps (c, H, W) per image and head, into T tiles of h·w queries with key windows."""
 
     size: tuple[int, int]
     window: tuple[int, int]

@@ -185,7 +185,7 @@ def relative_attention(
     Returns:
         (B, heads, V, H·W) in the dtype of the operands, or of autocast; half precision is computed in float32.
 
-    Higher-order gradients are the definition's. Under graph capture and ``torch.func`` call the definition instead.
+    Higher-order gradients are the definition's. Unusable under graph capture and ``torch.func``: call the definition.
     """
     dtype = operand_dtype(query)
     compute_dtype = torch.promote_types(dtype, torch.float32)

@@ -54,7 +54,7 @@ class _Host(_StrictModel):
     torchvision: _Name | None = None
     call: _Name | None = None
     passed: _Name | None = None
-    code: _Name | None = None
+    code: _Name | None = None  # digest
     options: _Options | None = None
 
     @model_validator(mode="after")
@@ -110,7 +110,7 @@ class _Config(_StrictModel):
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
-    """Return the content of ``config.json`` in ``folder``.
+    """Return the checked content of ``config.json`` in ``folder``.
 
     Raises:
         UserError: the file is missing, broken or not written by Saccade, or a value has the wrong type.

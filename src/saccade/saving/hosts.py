@@ -33,7 +33,7 @@ def rebuild(host: HostConfig, trust: Trust = True) -> nn.Module:
 
     Args:
         host: mapping with one of the keys ``timm``, ``torchvision``, ``call`` and ``passed``, and optionally
-            ``options``; ``passed`` also needs ``code``.
+            ``options``; ``passed`` also needs ``code``, a digest.
         trust: names outside the known libraries that may be imported; True for all.
 
     Raises:

@@ -17,17 +17,17 @@ from saccade.errors import UserError
 
 __all__ = ["Limits", "TooLargeError", "call_on_meta_device", "copy_on_meta_device"]
 
-_VALUE_FUNCTIONS = (torch.arange, torch.linspace, torch.tensor)
+_RANGE_AND_LIST_FUNCTIONS = (torch.arange, torch.linspace, torch.tensor)
 _MAX_CPU_VALUES = 2**20
 """Number of values up to which a range or list is on the CPU instead of the meta device."""
 
 
 class TooLargeError(UserError):
-    """Error about a file that describes a network with more values or modules than its weights."""
+    """Error about a file whose network is far larger than its weights."""
 
 
 class Limits:
-    """Bounds on the network that a file describes, enforced while it is built.
+    """Bounds on the size of a network, enforced while it is built from a file.
 
     The bounds are generous, because constructors create more tensors than the network keeps.
 
@@ -50,7 +50,7 @@ class _ValuesOnCpu(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _VALUE_FUNCTIONS and "device" not in kwargs:
+        if func in _RANGE_AND_LIST_FUNCTIONS and "device" not in kwargs:
             with torch._C.DisableTorchFunction():
                 length = func(*args, **kwargs, device="meta").numel()
             kwargs["device"] = "cpu" if length <= _MAX_CPU_VALUES else "meta"

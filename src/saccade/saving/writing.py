@@ -168,6 +168,7 @@ def _rebuilds(
 
 
 def _is_close(a: Any, b: Any) -> bool:
+    """Compare tensors, else types."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return a.shape == b.shape and torch.allclose(a.double(), b.double(), 1e-3, 1e-4, equal_nan=True)
     if isinstance(a, Mapping) and isinstance(b, Mapping):

@@ -94,7 +94,7 @@ class Design:
         contrasts = contrast_matrix @ inverse
         # Only contrasts in the row space of x can be estimated.
         estimable = np.abs(contrasts @ x - contrast_matrix).max(axis=1) < 1e-8
-        seed_effects = inverse[arms:] - inverse[arms:].mean(axis=0)
+        seed_weights = inverse[arms:] - inverse[arms:].mean(axis=0)
         is_connected = rank == arms + seeds - 1 and seeds > 1
         paired_df = np.maximum((is_present & is_present[0]).sum(axis=1) - 1, 0)
         paired_df[0] = 0
@@ -104,20 +104,22 @@ class Design:
             contrasts=contrasts,
             variance_factor=np.where(estimable, np.square(contrasts).sum(axis=1), np.nan),
             residual_projector=np.eye(len(x)) - x @ inverse,
-            seed_weights=seed_effects,
-            seed_variance_factor=float(np.square(seed_effects).sum() / (seeds - 1)) if is_connected else math.nan,
+            seed_weights=seed_weights,
+            seed_variance_factor=float(np.square(seed_weights).sum() / (seeds - 1)) if is_connected else math.nan,
             df=df,
             paired_df=paired_df,
             difference_df=moderated_df(df, paired_df),
         )
 
 
-def moderated_df(pooled: ArrayLike, paired: ArrayLike) -> Floats:
-    """Return the degrees of freedom (...) of a moderated variance; ``pooled`` unless 0 < ``paired`` < ``pooled``."""
-    pooled, paired = np.broadcast_arrays(np.asarray(pooled, dtype=np.float64), np.asarray(paired, dtype=np.float64))
-    weight = paired / (PRIOR_DF + paired)
-    moderated = 1 / ((1 - weight**2) / np.maximum(pooled, 1) + weight**2 / np.maximum(paired, 1))
-    return np.where((paired > 0) & (paired < pooled), moderated, pooled)
+def moderated_df(pooled_df: ArrayLike, paired_df: ArrayLike) -> Floats:
+    """Return the degrees of freedom (...) of a moderated variance; ``pooled_df`` unless 0 < paired_df < pooled_df."""
+    pooled_df, paired_df = np.broadcast_arrays(
+        np.asarray(pooled_df, dtype=np.float64), np.asarray(paired_df, dtype=np.float64)
+    )
+    weight = paired_df / (PRIOR_DF + paired_df)
+    moderated = 1 / ((1 - weight**2) / np.maximum(pooled_df, 1) + weight**2 / np.maximum(paired_df, 1))
+    return np.where((paired_df > 0) & (paired_df < pooled_df), moderated, pooled_df)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def compute_verdicts(
             other is not tested.
         df: degrees of freedom of ``se``, one number or (..., M); 0 for no test.
         family: (M,) bool, True for the differences that Holm corrects together.
-        margin: half-width of "equal", in the unit of the differences.
+        margin: largest negligible difference, in the unit of the differences.
         alpha: family-wise error rate; confidence intervals have level 1 - alpha, uncorrected.
     """
     in_family = np.asarray(family, dtype=bool)

@@ -39,7 +39,7 @@ class Difference:
         seeds: number of shared seeds.
         is_control: True for an arm outside the Holm family.
         comparisons: size of the Holm family.
-        margin: half-width of "equal".
+        margin: largest negligible difference.
         alpha: family-wise error rate.
         unit: unit of the differences.
         digits: minimum number of decimals shown.
@@ -177,7 +177,7 @@ class Analysis:
 
     Attributes:
         baseline: name of the baseline.
-        margin: half-width of "equal".
+        margin: largest negligible difference.
         alpha: family-wise error rate.
         unit: unit of the differences.
         digits: minimum number of decimals shown.

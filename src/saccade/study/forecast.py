@@ -82,7 +82,7 @@ class Forecast:
         image_se_from: source of ``image_se``.
         image_limited_sigmas: residual SDs at which ``image_se`` exceeds the error from the seeds.
         seeds_for_margin: number of seeds that finds a difference of ``margin`` at the first SD, up to 100.
-        margin: half-width of "equal".
+        margin: largest negligible difference.
         margin_needs_images: True if finding a difference of ``margin`` needs more test images.
         tuning_runs: number of unfinished tuning runs.
         tuning_minutes: minutes for the tuning runs, at most.
@@ -207,7 +207,7 @@ def forecast_study(
     scaled_images = [timing.images for timing in timings.values() if timing.images < training.batch_size]
     test_images = len(split.test)
     total_ms = sum(timings[run.arm.name].run_ms for run in unfinished)
-    total_bytes = sum(timings[run.arm.name].weights + 32 * test_images + 50_000 for run in study.runs())
+    total_bytes = sum(timings[run.arm.name].weight_bytes + 32 * test_images + 50_000 for run in study.runs())
     errors = _expected_errors(study, metric, test_images)
     arms, family = len(study.arms), sum(arm.control is None for arm in study.arms[1:])
     floor = 0.0 if metric.span is None else image_floor(test_images, metric.span)
@@ -226,7 +226,7 @@ def forecast_study(
         finished=len(study.runs()) - len(unfinished),
         slots=slots,
         minutes=total_ms / slots / 60e3,
-        disk_mb=(total_bytes + slots * 4 * max(timing.weights for timing in timings.values())) / 1e6,
+        disk_mb=(total_bytes + slots * 4 * max(timing.weight_bytes for timing in timings.values())) / 1e6,
         step_ms={name: timing.step_ms for name, timing in timings.items()},
         test_ms={name: timing.test_ms for name, timing in timings.items()},
         metric=metric.name,
@@ -254,7 +254,7 @@ class _ArmTiming:
     step_ms: float
     test_ms: float
     run_ms: float
-    weights: int
+    weight_bytes: int
     images: int
 
 
@@ -267,7 +267,7 @@ def _time_arm(
     prepared = prepare(task, trust)
     network, frozen = prepared.network, prepared.frozen.modules
     epochs = sum(phase.epochs for phase in prepared.phases)
-    weights = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    weight_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     network.to(device)
     batch_size, threads = training.batch_size, training.threads
     extra_slots = range(slots - 1 if device.type == "cpu" else 0)
@@ -283,7 +283,7 @@ def _time_arm(
     steps = len(EpochSampler(task.data.train, 0, training.batch_size))
     test_batches = math.ceil(len(task.data.test) / training.batch_size)
     return _ArmTiming(
-        step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * test_batches * test_ms, weights, images
+        step_ms, test_ms, epochs * steps * step_ms + (epochs + 1) * test_batches * test_ms, weight_bytes, images
     )
 
 
@@ -363,7 +363,7 @@ def _expected_errors(study: Study, metric: Metric, images: int) -> _ExpectedErro
         return _ExpectedErrors((), "", image_variance, image_variance_from)
     else:
         sigmas = tuple(sd * span / 100 for sd in ASSUMED_SDS)
-        sigma_from = "the SD of your images is known after a first study"
+        sigma_from = "the SD on your data is known after a first study"
     # SD of a score if the answers of runs vary independently.
     chance_sd = span * math.sqrt(RUN_DISAGREEMENT / (2 * images))
     if chance_sd > min(sigmas):

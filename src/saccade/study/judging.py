@@ -45,7 +45,8 @@ def judge(
         controls: further arms outside Holm's correction; ``extra for ARM``, ``noise for ARM`` and ``shuffled for ARM``
             always are.
         lower_is_better: direction of the scores; None infers it.
-        margin: half-width of "equal", in the unit of the scores; None is a hundredth of the span.
+        margin: largest negligible difference, in the unit of the scores; None: the metric's,
+            else 1 % of span or baseline.
         unit: unit of the scores, such as "%"; None infers it.
         bounds: smallest and largest possible score; None infers them.
         trivial: score of a predictor that ignores the image; verdicts are given only if the baseline is better.
@@ -152,8 +153,10 @@ def _pseudo_values(
     count = len(next(iter(run_scores.images.values())))
     sizes = unit_sizes(count, run_scores.groups, jackknifed=False)
     missing_values = np.full(len(sizes), np.nan)
-    units = {key: from_values(image_scores, run_scores.groups) for key, image_scores in run_scores.images.items()}
-    values = {name: np.stack([units.get((name, seed), missing_values) for seed in seeds]) for name in names}
+    values_by_run = {
+        key: from_values(image_scores, run_scores.groups) for key, image_scores in run_scores.images.items()
+    }
+    values = {name: np.stack([values_by_run.get((name, seed), missing_values) for seed in seeds]) for name in names}
     return values, [int(size) for size in sizes]
 
 

@@ -68,7 +68,7 @@ class Study:
         arms: arms, the baseline first.
         seeds: seeds of each arm.
         folder: folder of the study.
-        margin: half-width of "equal" in the metric's unit; None uses the metric's default.
+        margin: largest negligible difference in the metric's unit; None uses the metric's default.
         decided: result of ``fastest.time_choices``, with the chosen ``settings``; {} if no setting was open.
     """
 

@@ -54,8 +54,8 @@ def variance_components(d: Floats) -> tuple[Floats, Floats]:
     """Return the variances ``(between, within)``, each (...), of paired differences.
 
     ``between`` is the variance over units of the mean over seeds, with expectation ``within / S`` plus the variance
-    component of the test images. ``within`` is the variance over seeds of a unit, less the mean of each run. Both are 0
-    for one unit; ``within`` is 0 for one seed.
+    component of the test images. ``within`` is a unit's variance over seeds after subtracting each run's mean. For one
+    unit both are 0; for one seed ``within`` is.
 
     Args:
         d: (..., S, units), pseudo-values of an arm less those of the baseline.
@@ -98,7 +98,7 @@ def complete_units(d: Floats) -> Floats:
 def image_df(sizes: ArrayLike) -> float:
     """Return the degrees of freedom, at least 1, of the image error over units of ``sizes`` (units,) images.
 
-    If the SD of a pseudo-value is proportional to its unit's size, all form a normal mixture of excess kurtosis γ, with
+    Pseudo-values of SD proportional to unit size form a normal mixture of excess kurtosis γ; the degrees of freedom are
 
         2 / (γ / units + 2 / (units - 1)),      γ = 3 (units Σ size⁴ / (Σ size²)² - 1)
 
@@ -209,7 +209,7 @@ def planned_detectable(
     *,
     image_error: ImageError | None = None,
 ) -> float:
-    """Return the difference that a planned study finds with probability ``power`` at Holm's first step.
+    """Return the true difference that a planned study finds with probability ``power`` at Holm's first step.
 
     The difference is infinite for one seed or one arm.
 

@@ -69,7 +69,7 @@ class StudyResults:
         origin: description of the score files.
         baseline: name of the first arm.
         seeds: seeds in the order of the scores.
-        margin: half-width of "equal", in the metric's unit.
+        margin: largest negligible difference, in the metric's unit.
         task: name of the task, or None.
         metric: metric of the verdicts.
         trivial: description and score of a predictor that ignores the image.
@@ -117,7 +117,7 @@ class StudyResults:
 
     @property
     def complete(self) -> bool:
-        """True if every run has ended."""
+        """True if every run is done or diverged."""
         return all(run.status in ("done", "diverged") for run in self.runs)
 
     @property
@@ -144,7 +144,7 @@ class StudyResults:
             trust: further code that saved networks may import; see ``saccade.load``.
 
         Raises:
-            UserError: there are no scores, ``path`` is None for judged scores, or the file cannot be written.
+            UserError: there are no scores, ``path`` is None without a study folder, or the file cannot be written.
         """
         from saccade.study.report.writing import write_page
 
@@ -163,7 +163,7 @@ class StudyResults:
         The CSV has one row per arm, seed and test image, or per arm and seed if the score is no mean over images.
 
         Raises:
-            UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
+            UserError: there are no scores or no study folder, or ``path`` cannot be written.
         """
         from saccade.study.scores.exporting import write_scores
 

@@ -63,7 +63,7 @@ class StudyNote:
 
     Attributes:
         kind: ``caveat``, ``hosts``, ``settings``, ``parameters``, ``unscored``, ``constant``, ``images``,
-            ``environment``, ``analysis`` or ``tuning``.
+            ``environment``, ``analysis``, ``scores`` or ``tuning``.
         text: one or two sentences.
     """
 
@@ -146,7 +146,8 @@ def _recorded_host_notes(done_records: Mapping[tuple[str, int], Mapping[str, Any
         warning = ""
         if names != list(seeds_by_arm):
             warning = (
-                " The other runs of these arms cannot be compared with them: an earlier version of saccade made them."
+                " The other runs of these arms were made by an earlier version of saccade and cannot be compared "
+                "with these."
             )
         notes.append(text if seeds_by_arm == finished_seeds else f"{_join_names(names)}: {text}{warning}")
     return notes

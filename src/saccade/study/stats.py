@@ -113,7 +113,7 @@ def analyse(
         controls: arms outside the Holm family.
         trivial: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v), with
             s² the variance of its S scores and v the ``squared_image_error`` of its pseudo-values.
-        margin: half-width of "equal"; None uses the metric's default.
+        margin: largest negligible difference; None uses the metric's default.
         alpha: family-wise error rate.
         seeds: seed numbers for messages, in the order of the scores; None uses 0, 1, …
         sizes: (units,), number of images in each unit; None if each unit is one image.

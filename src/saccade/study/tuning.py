@@ -138,8 +138,8 @@ class Tuning:
         choices = {arm.name: arm for arm in self.choices()}
         arms = []
         for arm in self.study.arms:
-            chosen_indices = zip(self.study.seeds, choices[arm.name].chosen_indices, strict=True)
-            arms.append(replace(arm, by_seed={seed: dict(self.grid[pick]) for seed, pick in chosen_indices}))
+            index_by_seed = zip(self.study.seeds, choices[arm.name].chosen_indices, strict=True)
+            arms.append(replace(arm, by_seed={seed: dict(self.grid[index]) for seed, index in index_by_seed}))
         study, decided = replace(self.study, arms=tuple(arms)), Study.open(self.tuning_study.folder).decided
         return study.decide(decided) if decided and study.undecided() else study
 

@@ -64,7 +64,7 @@ class Checkpointer(Callback):
         self._sigterm_handler = signal.getsignal(signal.SIGTERM)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Record whether Ctrl-C ended the run."""
+        """Set ``interrupted`` if Ctrl-C ended the run."""
         self.interrupted = isinstance(exception, KeyboardInterrupt)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

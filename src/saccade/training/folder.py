@@ -106,7 +106,7 @@ class RunFolder:
                 )
 
     def result(self) -> dict[str, Any] | None:
-        """Return the contents of done.json; None if the run is unfinished.
+        """Return done.json's contents, or None if unfinished; remove a leftover resume.pt.
 
         Raises:
             UserError: the file is damaged.

@@ -45,6 +45,8 @@ def set_eval(modules: Iterable[nn.Module]) -> None:
 def freeze(network: nn.Module, recipe: Recipe) -> FrozenPart:
     """Freeze the part of the host in ``network`` that the recipe's ``training.freeze`` selects.
 
+    Unless ``none``, folded normalisation layers keep their statistics.
+
     Raises:
         UserError: a glob matches no parameter, the host has no known head, or every parameter would be frozen.
     """

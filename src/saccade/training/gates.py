@@ -34,7 +34,7 @@ def probe_images(images: ImageSet) -> Tensor:
 def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
-    The site of a replaced convolution is its path; if a plug has the same site, the path of the mechanism inside it.
+    The site of a replaced convolution is its path, or, if a plug has that site, the path of the mechanism inside.
     Each value has ``a`` (mixing weight, or None), ``kind``, and the ``mean`` and ``std`` over all elements and images:
 
     * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
@@ -98,7 +98,7 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
-    """Map the site of each plug whose output is equal for all images to ``gate`` or ``context``.
+    """Map the site of each plug with the same gate or context for all images to ``gate`` or ``context``.
 
     The control ``noise``, which is constant by design, and mechanisms without gate or context are left out.
 

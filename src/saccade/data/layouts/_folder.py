@@ -38,7 +38,7 @@ _CHECK_SIDE = 64
 _FLAT_LEVELS = 16
 """An image is flat if, in each channel, maximum - minimum is below this number of the 256 levels.
 
-12-bit values in a 16-bit file come out as 0 to 15.
+12-bit values in a 16-bit file become 0 to 15, the upper byte.
 """
 
 

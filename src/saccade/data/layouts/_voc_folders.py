@@ -32,7 +32,7 @@ class FolderPair(NamedTuple):
 
 
 def find_subfolder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the folder in ``root`` of the first of ``names``, in any case; None if there is none."""
+    """Return the subfolder of ``root`` with the first available name, ignoring case, or None."""
     folders = {path.name.lower(): path for path in subfolders(root)}
     return next((folders[name] for name in names if name in folders), None)
 

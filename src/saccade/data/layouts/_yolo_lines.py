@@ -111,6 +111,6 @@ def _parse_fraction(word: str) -> float:
     if not math.isfinite(value):
         raise LabelError(f"has {brief(word, 40)} where a finite number is needed")
     if not -_TOLERANCE <= value <= 1 + _TOLERANCE:
-        pixels = "; divide pixels by the image's width and height" if value > 2 else ""
-        raise LabelError(f"has the number {value:g}; a fraction of width or height, 0 to 1, is needed{pixels}")
+        hint = "; divide pixels by the image's width and height" if value > 2 else ""
+        raise LabelError(f"has the number {value:g}; a fraction of width or height, 0 to 1, is needed{hint}")
     return value

@@ -106,8 +106,8 @@ class Layout(ABC):
             * ``sizes``: one {"size": [width, height] in pixels, "images": count} per size, the most frequent first;
             * ``used``: maps a split to its number of selected images; None if the recipe would be refused;
             * ``height``, ``width``, ``channels``: size of the network's input;
-            * ``same_bytes``: {"test_images_trained_on", "images_of_two_classes"}, the numbers of such byte-identical
-              images among the selected images;
+            * ``same_bytes``: {"test_images_trained_on", "images_of_two_classes"}, counts of byte-identical
+              selected images;
             * ``notes``: list of sentences; ``left_out``: one per image left out; ``refused``: one per reason why the
               recipe would be refused.
 

@@ -61,7 +61,7 @@ class Coco(FolderLayout):
     def check_folder(self, root: Path) -> str | None:
         """Return None if there is COCO JSON, else the reason.
 
-        Class folders need a file with two of COCO's lists.
+        Beside class folders, a file must hold two of COCO's lists.
         """
         files = _json_files(root)
         if files and (any(map(_may_have_two_lists, files)) or ClassFolders().check_folder(root) is not None):

@@ -139,7 +139,7 @@ def _tables_by_split(names: Mapping[str, Path]) -> dict[str, str]:
 
 
 def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
-    """Return one table per split; a table with no label of the training table is not used.
+    """Return one table per split; tables without a label column of the training table are left out.
 
     Raises:
         UserError: a table lacks some of the labels, or the group column.

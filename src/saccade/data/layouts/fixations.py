@@ -220,8 +220,8 @@ def _split_images(
         if table.group:
             image_groups = {row.text(table.group) for row, *_ in image_rows}
             if len(image_groups) > 1 or "" in image_groups:
-                count = "rows without a group" if "" in image_groups else f"{len(image_groups)} groups"
-                problems.append(f"{brief(path.name)} has {count}; one group is needed")
+                found = "rows without a group" if "" in image_groups else f"{len(image_groups)} groups"
+                problems.append(f"{brief(path.name)} has {found}; one group is needed")
             groups[path] = min(image_groups)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]

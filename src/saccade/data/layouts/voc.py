@@ -70,7 +70,7 @@ class Voc(FolderLayout):
         )
 
     def survey(self, root: Path) -> Survey:
-        """Return images and XML files of each split."""
+        """Return the images and XML files of each split."""
         hidden, n_unpaired, xml_files = Counter[str](), 0, list[Path]()
         splits = dict[str, SplitFiles]()
         for split, (name, pair) in _folders_by_split(root).items():

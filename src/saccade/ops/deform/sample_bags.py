@@ -53,13 +53,13 @@ class SampleBags(NamedTuple):
         row = (r_y * width + r_x) * groups + (image_row[:, None] + group)[:, None, :, None]
         in_upper, in_lower = (r_y >= 0) & (r_y < height), (r_y >= -1) & (r_y < height - 1)
         in_left, in_right = (r_x >= 0) & (r_x < width), (r_x >= -1) & (r_x < width - 1)
-        zeros = torch.full((), n * height * width * groups, device=offset.device, dtype=torch.int32)
+        zero_row = torch.full((), n * height * width * groups, device=offset.device, dtype=torch.int32)
         corners = torch.stack(
             (
-                row.where(in_upper & in_left, zeros),
-                (row + groups).where(in_upper & in_right, zeros),
-                (row + width * groups).where(in_lower & in_left, zeros),
-                (row + (width + 1) * groups).where(in_lower & in_right, zeros),
+                row.where(in_upper & in_left, zero_row),
+                (row + groups).where(in_upper & in_right, zero_row),
+                (row + width * groups).where(in_lower & in_left, zero_row),
+                (row + (width + 1) * groups).where(in_lower & in_right, zero_row),
             ),
             -1,
         )

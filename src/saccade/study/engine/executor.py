@@ -42,7 +42,7 @@ Message = tuple[W, str, Any]
 """Worker, kind and content of a message.
 
 Kinds are ``event`` with an Event, ``result`` with the value of the call, ``error`` with ``message``, ``traceback`` and
-``is_user_error`` (True for an error that the user can correct), ``died`` with a predicate, such as
+``is_user_error`` (True for an error that the user can correct), ``died`` with a verb phrase, such as
 "ended with exit code 1", and ``ready`` with None."""
 
 

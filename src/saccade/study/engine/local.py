@@ -108,7 +108,7 @@ class Local(Executor[_Process]):
 
 
 def _cause(code: int | None) -> str:
-    """Return the reason for the end of a process as a predicate, such as "ended with exit code 1"."""
+    """Return the reason for the end of a process as a verb phrase, such as "ended with exit code 1"."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         return f"was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")

@@ -31,7 +31,7 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a run: ``skipped`` if finished before, ``diverged`` if stopped at a NaN or infinite value."""
+    """Outcome of a run: ``skipped`` if finished before, ``diverged`` if stopped at a NaN or infinite loss."""
 
     run: Run
     status: Literal["done", "skipped", "diverged", "failed"]

@@ -63,7 +63,7 @@ def infer_metric(
         unit: unit of the scores; None infers it.
         bounds: smallest and largest possible score; None infers them.
         lower_is_better: direction of the scores; None infers it from the name.
-        margin: half-width of "equal"; None infers it.
+        margin: largest negligible difference; None infers it.
 
     Raises:
         UserError: a score lies outside ``bounds``, scores in % are all between 0 and 1, or a bound or the margin is

@@ -28,7 +28,7 @@ def write_scores(results: StudyResults, path: Path) -> Path:
     The score column has the metric's name and unit, as in ``top-1 [%]``. ``image`` is the index of the test image.
 
     Raises:
-        UserError: these are judged scores, there are no scores, or ``path`` cannot be written.
+        UserError: there are no scores or no study folder, or ``path`` cannot be written.
     """
     study = _study_of(results)
     unit = f" [{results.metric.unit}]" if results.metric.unit else ""
@@ -71,8 +71,8 @@ def write_cases(results: StudyResults, folder: Path) -> list[Path]:
     ``image_metric``, scaled to [0, 1].
 
     Raises:
-        UserError: these are judged scores, no seed is finished for all arms, the metric has no bounds, or a file cannot
-            be written.
+        UserError: there is no study folder, no seed is finished for all arms, the metric has no bounds, or a
+            file cannot be written.
     """
     study, metric = _study_of(results), image_metric(results)
     paths = []

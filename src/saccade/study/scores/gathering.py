@@ -40,7 +40,7 @@ class RunScores:
         groups: group of each image; None without groups.
         files: maps (arm, seed) to the file of the run.
         scored_epoch: phrase for the epoch whose weights were scored; "" if unknown.
-        origin: description of the files for the report, heading to text.
+        origin: maps a heading in the report to text about the files.
         notes: caveats to show with the verdicts.
     """
 
@@ -174,8 +174,8 @@ def _score_column(run_file: RunFile, sheet: Sheet, metric: str | None) -> tuple[
     columns = [name for name in sheet.columns if name.lower() not in _KEY_COLUMNS]
     if metric is not None:
         column = logs.match_column(sheet, metric, columns)
-    elif (score := sheet.index_of("score")) is not None:
-        column = sheet.columns[score]
+    elif (score_column := sheet.index_of("score")) is not None:
+        column = sheet.columns[score_column]
     elif len(columns) == 1:
         column = columns[0]
     elif not columns:
@@ -196,25 +196,25 @@ class _ScoreCollector:
 
     def add(self, run_file: RunFile, sheet: Sheet, column: str) -> None:
         """Add the rows of ``sheet``, with the scores in ``column``."""
-        arms, seeds, images, groups = (sheet.index_of(key) for key in _KEY_COLUMNS)
-        score = sheet.index_of(column)
-        assert score is not None
-        if groups is not None and images is None:
+        arm_column, seed_column, image_column, group_column = (sheet.index_of(key) for key in _KEY_COLUMNS)
+        score_column = sheet.index_of(column)
+        assert score_column is not None
+        if group_column is not None and image_column is None:
             raise UserError(
                 f"{sheet.name} has a column 'group' but no column 'image'; groups are groups of images, so add a "
                 "column 'image'"
             )
-        if self.files and bool(self.by_image) != (images is not None):
+        if self.files and bool(self.by_image) != (image_column is not None):
             raise UserError(f"{sheet.name}: some files have a column 'image' and others have none")
         for row in range(len(sheet.rows)):
-            arm = sheet.text(row, arms) if run_file.arm is None and arms is not None else str(run_file.arm)
+            arm = sheet.text(row, arm_column) if run_file.arm is None and arm_column is not None else str(run_file.arm)
             seed = (
-                sheet.whole_number(row, seeds)
-                if run_file.seed is None and seeds is not None
+                sheet.whole_number(row, seed_column)
+                if run_file.seed is None and seed_column is not None
                 else int(run_file.seed or 0)
             )
-            image = "" if images is None else sheet.text(row, images)
-            value, key = sheet.number(row, score), (arm, seed)
+            image = "" if image_column is None else sheet.text(row, image_column)
+            value, key = sheet.number(row, score_column), (arm, seed)
             self.files.setdefault(key, sheet.name)
             image_scores = self.by_image.setdefault(key, {}) if image else {}
             if image in image_scores or key in self.scores:
@@ -226,8 +226,8 @@ class _ScoreCollector:
                 self.scores[key] = value
                 continue
             image_scores[image] = value
-            if groups is not None:
-                group = sheet.text(row, groups)
+            if group_column is not None:
+                group = sheet.text(row, group_column)
                 if (first_group := self.group_of.setdefault(image, group)) != group:
                     raise UserError(
                         f"{sheet.location(row)}: image {brief(image, 60)} has the group {brief(group, 60)}, and "

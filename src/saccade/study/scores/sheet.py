@@ -178,7 +178,7 @@ def _read_text(path: Path) -> str:
 
 
 def from_python(scores: Any) -> Sheet:
-    """Return a table from a DataFrame, a mapping of columns or of arms to scores, or a list of rows as mappings.
+    """Return a table of a DataFrame, a list of mappings, or a mapping from column to values or arm to scores.
 
     Raises:
         UserError: ``scores`` is something else, or its columns differ in length.
