@@ -91,7 +91,7 @@ def plugged_trainer(
 ) -> type:
     """Return a subclass of a trainer that plugs the network it builds.
 
-    Trainers whose ``get_model(cfg, weights, verbose)`` builds the network (ultralytics) would otherwise train it without
+    Trainers whose ``get_model(cfg, weights, verbose)`` builds the network (ultralytics) otherwise train it without
     plugs. Checkpoints load with or without plugs. Pass the result to ``plugged_trainer`` to add a second mechanism.
 
     Args:
