@@ -378,7 +378,9 @@ def test_controls_are_explained(tmp_path, photos):
     assert dict(told) == results["study"]["controls"]
     assert {row["name"] for row in results["analysis"]["differences"] if row["is_control"]} == set(top1) - set(TOP1)
     assert "starts at zero" not in page
-    assert "A shuffled mechanism reads the image of the next row, in the last row that of the first." in page
+    assert (
+        "A shuffled mechanism uses the gate of the image in the next row; in the last row, of the first image." in page
+    )
 
 
 def test_command(whole, tmp_path):

@@ -49,7 +49,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
     """Attach ``plug`` to the parent module of its site.
 
     Raises:
-        UserError: the parent does not exist, or has a plug or another attribute ``saccade``.
+        UserError: the parent does not exist, or already has a plug or an unrelated attribute ``saccade``.
     """
     path = plug.site.parent
     try:
@@ -69,7 +69,7 @@ def attach(host: nn.Module, plug: Plug) -> None:
 
 
 def share_stage_outputs(host: nn.Module, plugs: list[Plug]) -> None:
-    """Let the plugs of ``host`` read channel vectors of the previous stage within one forward pass."""
+    """Let ``plugs`` read the pooled channel descriptors that plugs of the previous stage compute."""
     if not any(plug.stage_readers for plug in plugs):
         return
     outputs = StageOutputs()

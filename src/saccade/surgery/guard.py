@@ -64,11 +64,11 @@ def recorded_paths(root: nn.Module, attribute: str) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def record_parent_state(plug: Plug, container: nn.Module | None, parent: nn.Module) -> None:
+def record_parent_state(plug: Plug, grandparent: nn.Module | None, parent: nn.Module) -> None:
     """Record whether ``parent`` has a bias and which norm follows it, to detect later that the norm was folded."""
     plug.parent_state = ParentState()
     if isinstance(parent, nn.modules.conv._ConvNd) and not plug.site.entering:
-        plug.parent_state = ParentState(bias=parent.bias is not None, norm=_norm_after(container, parent))
+        plug.parent_state = ParentState(bias=parent.bias is not None, norm=_norm_after(grandparent, parent))
 
 
 def find_lost(root: nn.Module) -> dict[str, str]:
@@ -178,15 +178,15 @@ def _is_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._NormBase) or "norm" in type(module).__name__.lower()
 
 
-def _is_norm_folded(plug: Plug, container: nn.Module | None, parent: nn.Module, module_at_path: nn.Module) -> bool:
-    """Return True if ``parent`` has a new bias, or its norm is neither in ``container`` nor in ``module_at_path``."""
+def _is_norm_folded(plug: Plug, grandparent: nn.Module | None, parent: nn.Module, module_at_path: nn.Module) -> bool:
+    """Return True if ``parent`` has a new bias, or its norm is neither in ``grandparent`` nor in ``module_at_path``."""
     state = vars(plug).get("parent_state")  # missing in pickles of earlier versions
     if state is None:
         return False
     if not state.bias and getattr(parent, "bias", None) is not None:
         return True
-    if state.norm is None or container is None:
+    if state.norm is None or grandparent is None:
         return False
-    norm = container._modules.get(state.norm)
+    norm = grandparent._modules.get(state.norm)
     norm_remains = norm is not None and _is_norm(norm)
     return not norm_remains and all(_norm_after(module, parent) is None for module in module_at_path.modules())

@@ -33,7 +33,7 @@ class Mechanism:
     name: str
     spec: Spec
     defaults: dict[str, Any]
-    """Maps option to default value."""
+    """Maps option to default value, or to ``inspect.Parameter.empty``."""
     builder: MechanismBuilder
     is_given_by_name: bool = False
     """Whether the mechanism was given by name, so that the catalogue can check the values of options."""
@@ -60,6 +60,7 @@ class Mechanism:
             name = catalog.canonical(name)
             spec = catalog.spec(name)
         except UserError:
+            # "reading": no reference implementation
             spec = Spec(title=name.partition(":")[2], kind="transform", evidence="reading")
         return cls(name, spec, _defaults(mechanism), mechanism)
 
@@ -70,7 +71,7 @@ class Mechanism:
 
     @property
     def reads_previous_stage(self) -> bool:
-        """Return True if the mechanism reads channel vectors of the previous stage."""
+        """Return True if the mechanism reads channel descriptors of the previous stage's plugs."""
         return "previous stage" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
@@ -89,7 +90,7 @@ class Mechanism:
         """Build a new module for the site.
 
         Raises:
-            UserError: the module cannot be built with these options at this channel n_previous.
+            UserError: the module cannot be built with these options for this number of channels.
         """
         try:
             module = self.builder(site.channels, **options)
@@ -163,7 +164,7 @@ def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[
 def previous_parents(
     mechanism: Mechanism, sites: list[Site], options_list: list[dict[str, Any]]
 ) -> list[tuple[str, ...]]:
-    """Return, for each site, the parents in the previous stage that it reads: the last ``previous``, or all.
+    """Return, for each site, the parents in the previous stage that it reads: the last ``options["previous"]``, or all.
 
     Raises:
         UserError: the previous stage has fewer than ``previous`` sites.
@@ -172,8 +173,8 @@ def previous_parents(
         return [()] * len(sites)
     parents = []
     for site, options in zip(sites, options_list, strict=True):
-        stage = max((other.stage for other in sites if other.stage < site.stage), default=None)
-        candidates = tuple(other.parent for other in sites if other.stage == stage)
+        previous_stage = max((other.stage for other in sites if other.stage < site.stage), default=None)
+        candidates = tuple(other.parent for other in sites if other.stage == previous_stage)
         n_previous = options.get("previous")
         if n_previous is not None and n_previous > len(candidates):
             raise UserError(

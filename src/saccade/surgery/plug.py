@@ -50,9 +50,10 @@ def plug(
     Args:
         host: any network.
         mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
-        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated``, ``expanded`` or
-            ``conv_stem``, optionally with a suffix: an index or slice, ``[first]`` or ``[last]`` of each stage; a path
-            or glob of modules; or a list of these.
+        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's
+            last convolution), ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a
+            suffix: an index or slice, ``[first]`` or ``[last]`` of each stage; a path or glob of modules; or a list of
+            these.
         start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
             finite; ``paper``: the mechanism's own initialisation, without the factor ``a``.
         input: as for :func:`sites`.
@@ -102,7 +103,7 @@ def insert_plugs(
     mechanism.check(options)
     check_not_distributed(host)
     if input is None and mechanism.needs_size:
-        input = example_input(host)  # full size: without an input, the inspection uses a smaller width
+        input = example_input(host)  # the default inspection input is narrower; ``size`` needs the full width
     inspection = inspect_unplugged(host, input)
     selection = select(inspection, where, mechanism.spec)
     options_list = options_per_site(mechanism, options, selection.sites)
@@ -136,7 +137,7 @@ def insert_plugs(
                     name=name,
                     options=module_options,
                     position=selection.position,
-                    neutral=has_a,
+                    neutral=has_a,  # whether it has an ``a``
                     reads=parents,
                 )
             value = inspection.structure.value(site.path)

@@ -44,7 +44,7 @@ class Plug(nn.Module):
         options: options of the mechanism.
         position: position that selected the site.
         neutral: whether there is an ``a``, a parameter of shape (1,) that starts at zero.
-        reads: parents of the previous stage whose channel vectors the mechanism reads.
+        reads: parents in the previous stage whose plugs' channel descriptors the mechanism reads.
     """
 
     a: nn.Parameter | None
@@ -65,7 +65,7 @@ class Plug(nn.Module):
         self.mechanism = mechanism
         self.register_parameter("a", nn.Parameter(torch.zeros(1)) if neutral else None)
         self.reads = reads if self.stage_readers else ()
-        self.outputs: StageOutputs | None = None
+        self.outputs: StageOutputs | None = None  # shared with other plugs
         self.parent_state = ParentState()
         # torch.fx, feature extractors and quantisation treat modules of torch.nn as leaves.
         self.__module__ = "torch.nn"

@@ -50,17 +50,17 @@ class PlugInfo:
 
 
 def plugs(host: nn.Module) -> list[PlugInfo]:
-    """Return the plugs of ``host`` in the order of its modules; see ``replacements`` for replaced convolutions.
+    """Return a PlugInfo for each plug of ``host``, in module order; see ``replacements`` for replaced convolutions.
 
     Raises:
         UserError: a parent no longer runs its plug, as after fusion.
     """
     check_network(host)
-    loss_reasons = find_lost(host)
+    reasons = find_lost(host)
     rows = []
     for path, parent, plug in plugs_in(host):
         if not (ensure_runs_plug(parent) or _is_in_graph(host, path)):
-            loss_reasons.setdefault(path, PLUG_LOST)
+            reasons.setdefault(path, PLUG_LOST)
         site = plug.site
         prefix = path.removesuffix(site.parent) if path.endswith(site.parent) else ""
         rows.append(
@@ -76,7 +76,7 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
                 module=plug,
             )
         )
-    raise_if_lost(loss_reasons)
+    raise_if_lost(reasons)
     return rows
 
 

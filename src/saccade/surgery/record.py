@@ -13,7 +13,7 @@ from saccade.errors import UserError
 from saccade.hooks import only_in_this_thread, temporary_hooks
 from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replacements
-from saccade.surgery.replaced import CHILD
+from saccade.surgery.replaced import CHILD as REPLACEMENT_CHILD
 
 __all__ = ["effective_gate", "record"]
 
@@ -39,8 +39,8 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     """Record the gates and contexts of the latest forward pass of ``model``, by site, detached.
 
-    A site that runs several times in one forward pass has a list. Mechanisms without a module ``tap``, whose output is
-    the gate or context, are absent. A replacement is recorded under the path of its convolution, or under
+    A site that runs several times in one forward pass has a list. Only mechanisms with a submodule ``tap``, which
+    returns the gate or context, are recorded. A replacement is recorded under the path of its convolution, or under
     ``<path>.saccade_conv`` if that path is also the site of a plug. Only the current thread is recorded, and a compiled
     network runs uncompiled.
 
@@ -76,7 +76,7 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     mechanisms = {row.site: row.module.mechanism for row in plugs(model)}
     for row in replacements(model):
         path = row.convolution
-        mechanisms[f"{path}.{CHILD}" if path in mechanisms else path] = row.module
+        mechanisms[f"{path}.{REPLACEMENT_CHILD}" if path in mechanisms else path] = row.module
     with temporary_hooks() as handles:
         handles.append(model.register_forward_pre_hook(only_in_this_thread(clear_outputs)))
         for site, mechanism in mechanisms.items():

@@ -30,7 +30,7 @@ In 46 runs of ``se`` on the digits data, units were dead after training in 1 of 
 0.75, in 3 of 5 between 0.25 and 0.75, and in 5 of 11 below.
 """
 _MAX_REDRAWS = 20
-"""Number of redraws after which the first draw that is active for any image is accepted."""
+"""Maximum number of redraws; then the first draw with an active unit for any image is used."""
 _SMALL_BATCH = 8
 """Number of images below which a batch does not represent the data."""
 
@@ -57,7 +57,7 @@ def redraw_dead_relus(
                 mechanism = _redraw(hooked_plug, args[0], partial(build, n), generators[n])
                 pending.remove(n)
                 if mechanism is not None:
-                    # In the mode of the current forward pass, because ``new_plugs[n]`` may run in it.
+                    # Set the current mode, because ``new_plugs[n]`` may be the plug that is running.
                     _set_mechanism(new_plugs[n], mechanism.train(hooked_plug.training))
                     redrawn.add(n)
 
@@ -83,30 +83,32 @@ def redraw_dead_relus(
 def _redraw(
     hooked_plug: Plug, f: Tensor, build: Callable[[], nn.Module], generator: torch.Generator
 ) -> nn.Module | None:
-    """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W), else the first active for any.
+    """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W).
 
-    Return None for the initial mechanism; for a new draw, set a copy of it in ``hooked_plug``.
+    Otherwise, return the first with an active unit for any image. None means the initial mechanism; of any other draw,
+    ``hooked_plug`` gets a copy.
     """
     floats = (tensor for tensor in chain(hooked_plug.parameters(), [f]) if tensor.is_floating_point())
     reference = next(floats, f)  # for device and dtype
-    initial: tuple[nn.Module | None, nn.Module] = (None, hooked_plug.mechanism)  # (result, module in ``hooked_plug``)
-    candidate, fallback = initial, None
+    initial = installed = hooked_plug.mechanism
+    result: nn.Module | None = None
+    fallback: tuple[nn.Module | None, nn.Module] | None = None
     for redraws_left in reversed(range(_MAX_REDRAWS + 1)):
         fraction = _active_fraction(hooked_plug.mechanism, f)
         if fraction >= _MIN_ACTIVE_FRACTION:
-            return candidate[0]
+            return result
         if fraction > 0 and fallback is None:
-            fallback = candidate
+            fallback = result, installed
         if not redraws_left:
             break
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(generator.get_state())
-            mechanism = build().to(reference.device, reference.dtype)
+            result = build().to(reference.device, reference.dtype)
             generator.set_state(torch.get_rng_state())
-        candidate = mechanism, copy.deepcopy(mechanism).train(hooked_plug.training)
-        _set_mechanism(hooked_plug, candidate[1])
-    result, mechanism_copy = fallback or initial
-    _set_mechanism(hooked_plug, mechanism_copy)
+        installed = copy.deepcopy(result).train(hooked_plug.training)
+        _set_mechanism(hooked_plug, installed)
+    result, installed = fallback or (None, initial)
+    _set_mechanism(hooked_plug, installed)
     return result
 
 
@@ -146,7 +148,7 @@ class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
     Calls after the same layer count as one ReLU, because the layer learns from each of them. A ReLU whose input is all
-    zeros counts as active, because a zero input does not test the draw.
+    zeros counts as active, because a zero input says nothing about its weights.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:

@@ -21,8 +21,8 @@ from saccade.graph.sites import Inspection, Site
 from saccade.surgery.mechanism import Mechanism, kernel_keeping_class, options_per_site, starts_neutral
 from saccade.surgery.rebuild_warning import warn_of_rebuilding
 from saccade.surgery.replaceable import build_replacement, check_replaceable, insert_replacements
+from saccade.surgery.replaced import CHILD as REPLACEMENT_CHILD
 from saccade.surgery.replaced import (
-    CHILD,
     KernellessConvolution,
     ReplacementInfo,
     lost_replacements,
@@ -60,7 +60,7 @@ class Replacement:
     discarded: int
     """Number of the convolution's weights that are not used."""
     neutral: bool
-    """Whether the mechanism started as the convolution, up to rounding."""
+    """Whether the mechanism initially computed the convolution's output, up to rounding."""
     mechanism: str
     """Name of the mechanism."""
     module: nn.Module
@@ -85,8 +85,8 @@ def replace(
         mechanism: catalogue name, ``package.module:Class``, or a callable that takes the channels and, by name,
             ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
         where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution;
-            each optionally with a suffix such as ``[1:]``, and `` in stage[-3:]``; a path or glob of convolutions; or a
-            list of these.
+            each optionally followed by an index or slice (``[1:]``) and a stage filter (``' in stage[-3:]'``); a path
+            or glob of convolutions; or a list of these.
         start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to rounding;
             ``paper``: the mechanism's own initialisation.
         input: as for :func:`sites`.
@@ -145,7 +145,7 @@ def replacements(host: nn.Module) -> list[Replacement]:
         )
     rows = []
     for path, convolution in replaced_convolutions(host):
-        info, mechanism = replacement_info(convolution), convolution.get_submodule(CHILD)
+        info, mechanism = replacement_info(convolution), convolution.get_submodule(REPLACEMENT_CHILD)
         rows.append(
             Replacement(
                 convolution=path,
@@ -198,6 +198,7 @@ def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], sour
             check_replaceable(path, host.get_submodule(path))
         except AttributeError:
             raise UserError(f"{source_file}: {type(host).__name__} has no module {path!r} to replace") from None
+        # ``entering``: at the parent's input
         site = Site(path=path, parent=path, entering=False, channels=0, size=size, stage=row["stage"], calls=1, kind="")
         mechanism = Mechanism.resolve(row["mechanism"])
         new_modules[path] = build_replacement(host, mechanism, site, row["position"], options, row["neutral"])

@@ -103,7 +103,7 @@ def build_replacement(
         if 2 * geometry["padding"] != total_padding:
             raise UserError(
                 f"{path} pads {geometry['padding']} around a kernel of {geometry['kernel_size']}, where "
-                f"{total_padding / 2:g} keeps the size: its kernel_size cannot become {options['kernel_size']}"
+                f"{total_padding / 2:g} keeps the size: kernel_size cannot be changed to {options['kernel_size']}"
             )
         geometry["padding"] = None  # the mechanism derives it from kernel_size
     site_of_convolution = dataclasses.replace(site, path=path, channels=convolution.in_channels)
@@ -159,7 +159,7 @@ def _verify(
                 shape_text = f"{tuple(x.shape)} into {result}, not {tuple(expected.shape)}"
                 errors.append(f"{info.name} at {path} turns {shape_text}")
             elif info.neutral and not _equal_up_to_rounding(output, expected):
-                errors.append(f"{info.name} at {path} does not start as the convolution with {info.options}")
+                errors.append(f"{info.name} at {path}, with {info.options}, does not start as the convolution")
 
         hook = only_in_this_thread(check_output)
         handles.append(host.get_submodule(path).register_forward_hook(hook, prepend=True, with_kwargs=True))

@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 CHILD = "saccade_conv"
-"""Name of a mechanism in the convolution that runs it."""
+"""Name of a mechanism in the convolution that runs it; not ``parent_class.CHILD``."""
 
 _PARAMETER_NAMES = ("weight", "bias")
 """Names of the parameters of a convolution."""
@@ -48,9 +48,9 @@ class ReplacementInfo:
     size: tuple[int, int]
     """Height and width of the convolution's input map."""
     neutral: bool
-    """Whether the mechanism started as the convolution."""
+    """Whether the mechanism initially computed the convolution's output."""
     kernel: dict[str, nn.Parameter | None] | None = None
-    """Parameters of the convolution; None if the mechanism uses them."""
+    """Unused weight and bias of the convolution; None if the mechanism uses them."""
     has_original_kernel: bool = True
     """Whether ``kernel`` has the original values; False after loading a file without them."""
 
@@ -65,7 +65,7 @@ class ReplacementInfo:
 
 
 class ReplacedConvolution(nn.Conv2d):
-    """A convolution replaced by a :class:`Convolution` that uses its weight and bias."""
+    """An nn.Conv2d that runs a kernel-keeping mechanism on its own weight and bias."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, O, Ho, Wo), the shape of the convolution's output."""

@@ -72,7 +72,7 @@ class _PluggedTrainerType(type):
 
 
 def _reduce(cls: type) -> Any:
-    """Reduce a result of ``plugged_trainer`` to the call that creates it, and a class derived from it to its name."""
+    """Pickle a class made by ``plugged_trainer`` as the call that made it, and its subclasses by name."""
     if "saccade_plug_arguments" in vars(cls):
         return _subclass, (cls.__bases__[-1], cls.saccade_plug_arguments)  # type: ignore[attr-defined]
     return cls.__qualname__
@@ -91,9 +91,8 @@ def plugged_trainer(
 ) -> type:
     """Return a subclass of a trainer that plugs the network it builds.
 
-    For trainers with a method ``get_model(cfg, weights, verbose)``, such as those of ultralytics, which would train a
-    network without the plugs. Checkpoints load with or without plugs. Pass the result to
-    ``plugged_trainer`` to add a second mechanism.
+    Trainers whose ``get_model(cfg, weights, verbose)`` builds the network (ultralytics) otherwise train it without
+    plugs. Checkpoints load with or without plugs. Pass the result to ``plugged_trainer`` to add a second mechanism.
 
     Args:
         trainer: class of the trainer.

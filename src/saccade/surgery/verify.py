@@ -19,7 +19,7 @@ __all__ = ["raise_errors", "run_host", "verify_forward", "warn_of_eval_only"]
 _LOG = logging.getLogger("saccade")
 
 _MAX_TRAINING_RUNS = 8
-"""Number of forward passes in training mode. A block skipped with probability 0.2 is skipped in all of them
+"""Maximum number of forward passes in training mode. A block skipped with probability 0.2 is skipped in all of them
 with probability 2.6e-6."""
 
 
@@ -40,7 +40,7 @@ def verify_forward(host: nn.Module, new_plugs: list[Plug], arguments: Arguments,
             plug_runs[id(plug)] += 1
             f = args[0]
             if isinstance(output, torch.Tensor) and output.dtype != f.dtype:
-                add_type_error(f, output)
+                add_shape_or_dtype_error(f, output)
             elif exact and plug.a is None and not torch.equal(output, f):
                 errors.append(describe_change(f, output))
 
@@ -65,9 +65,9 @@ def verify_forward(host: nn.Module, new_plugs: list[Plug], arguments: Arguments,
                 )
             # Checked here, because f + a·(m(f) − f) would broadcast a wrong shape to the right one.
             if not isinstance(output, torch.Tensor) or output.shape != args[0].shape:
-                add_type_error(args[0], output)
+                add_shape_or_dtype_error(args[0], output)
 
-        def add_type_error(f: torch.Tensor, output: Any) -> None:
+        def add_shape_or_dtype_error(f: torch.Tensor, output: Any) -> None:
             is_tensor = isinstance(output, torch.Tensor)
             result = (tuple(output.shape), output.dtype) if is_tensor else type(output).__name__
             errors.append(f"{plug.name} at {plug.site.path} turned {(tuple(f.shape), f.dtype)} into {result}")
@@ -139,7 +139,7 @@ def warn_of_eval_only(host: nn.Module, new_plugs: list[Plug], arguments: Argumen
         _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
         return
     if parents_run != parents:
-        return  # eval mode misses a parent too: the copy's forward is a closure over the original's modules
+        return  # not run in eval mode either: the copy's forward calls the original's modules
     _LOG.warning(
         "%s runs %s%s in eval mode only: in training the plug never runs, and never learns",
         type(host).__name__, ", ".join(not_run[:10]), f" and {len(not_run) - 10} more" if len(not_run) > 10 else "",

@@ -38,9 +38,10 @@ def render_page(context: ReportContext) -> str:
             markup = Markup(environment.from_string(section.template).render(content))
             rendered.append((name, section.title, markup))
     results = context.results
+    not_learnt_warning = results.analysis.not_learnt if results.analysis else None
     return environment.get_template("report.html.j2").render(
         title=_title(context),
-        alarm=typeset_sentence(results.analysis.not_learnt or "") if results.analysis else "",
+        alarm=typeset_sentence(not_learnt_warning or ""),
         advice=results.advice,
         from_scores=results.study is None,
         facts=_shared_facts(context) if results.study is None else _study_facts(context, results.study),
@@ -66,14 +67,18 @@ def _title(context: ReportContext) -> str:
 def _study_facts(context: ReportContext, study: Study) -> list[tuple[str, str]]:
     """Return the header of a study: host, task, images, pixels, arms, seeds, training, runs."""
     model, training = study.base.model, study.base.training
-    checkpoints = {"pretrained": model.pretrained, "from a checkpoint": model.checkpoint, "from a run": model.init_from}
-    weight_source = next((text for text, value in checkpoints.items() if value), "from random weights")
+    weight_sources = {
+        "pretrained": model.pretrained,
+        "from a checkpoint": model.checkpoint,
+        "from a run": model.init_from,
+    }
+    weight_source = next((text for text, value in weight_sources.items() if value), "from random weights")
     facts = [("Host", f"{model.name}, {weight_source}")]
     facts.append(("Task", f"{context.results.task}, judged by {context.results.metric.name}"))
     if context.task is not None:
         data = context.task.data
-        sizes = f"{group_thousands(len(data.train))} to train, {group_thousands(len(data.test))} to test"
-        facts.append(("Images", f"{sizes}, {len(data.classes)} classes" if data.classes else sizes))
+        counts_text = f"{group_thousands(len(data.train))} to train, {group_thousands(len(data.test))} to test"
+        facts.append(("Images", f"{counts_text}, {len(data.classes)} classes" if data.classes else counts_text))
         origin = "of the training images" if context.task.recipe.data.mean is None else "as stated"
         facts.append(
             ("Pixels", f"mean {format_channels(data.mean)}, standard deviation {format_channels(data.std)}, {origin}")

@@ -78,9 +78,9 @@ def to_latex(results: StudyResults) -> str:
     columns = "".join("l" if n in _TEXT_COLUMNS else "r" for n in range(len(cells[0])))
     seeds = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
     unit_text = f" in {metric.difference_unit}" if metric.difference_unit else ""
-    scored_text = f" of {results.scored_epoch}" if results.scored_epoch else ""
+    scored_epoch_text = f" of {results.scored_epoch}" if results.scored_epoch else ""
     caption = (
-        f"{_subject(results)}: {metric.name}{scored_text}, mean ± standard deviation over {seeds}; difference to "
+        f"{_subject(results)}: {metric.name}{scored_epoch_text}, mean ± standard deviation over {seeds}; difference to "
         f"{results.baseline}{unit_text} with its 95 % interval."
     )
     if results.alarm:
@@ -127,7 +127,8 @@ def table_rows(results: StudyResults) -> list[tuple[str, ...]]:
         "MACs",
         "latency, ms",
     )
-    body = [_arm_row(arm, results.verdicts.get(arm.arm.name), metric.digits) for arm in results.arms]
+    findings = results.verdicts
+    body = [_arm_row(row, findings.get(row.arm.name), metric.digits) for row in results.arms]
     first_cost = len(head) - _N_COST_COLUMNS
     columns = [n for n in range(len(head)) if n < first_cost or any(row[n] != ABSENT for row in body)]
     return [tuple(row[n] for n in columns) for row in (head, *body)]

@@ -76,15 +76,15 @@ def _context(results: StudyResults, trust: Trust) -> ReportContext:
     styles = assign_styles([row.arm for row in results.arms], results.baseline)
     if results.study is None:
         return ReportContext(results, styles, {}, None, None, trust)
-    epochs = {
+    rows_by_run = {
         run.folder: read_epochs(results.study.folder / run.folder / "metrics.jsonl")
         for run in results.runs
         if run.status == "done"
     }
     try:
-        return ReportContext(results, styles, epochs, _open_task(results.study, str(results.task)), None, trust)
+        return ReportContext(results, styles, rows_by_run, _open_task(results.study, str(results.task)), None, trust)
     except UserError as error:
-        return ReportContext(results, styles, epochs, None, str(error), trust)
+        return ReportContext(results, styles, rows_by_run, None, str(error), trust)
 
 
 def _open_task(study: Study, name: str) -> Task:

@@ -59,8 +59,8 @@ def plug_control(
         case "noise":
             neutral = neutral or resolved.spec.is_neutral({**resolved.defaults, **options})
             # The noise is not the identity, even if the mechanism is.
-            not_identity = replace(resolved, spec=replace(resolved.spec, neutral=False))
-            return insert_plugs(host, not_identity, where, input, options, neutral=neutral, substitute=_noise)
+            non_neutral_mechanism = replace(resolved, spec=replace(resolved.spec, neutral=False))
+            return insert_plugs(host, non_neutral_mechanism, where, input, options, neutral=neutral, substitute=_noise)
 
     def shuffled(site: Site, site_options: dict[str, Any], module: nn.Module) -> BuiltModule:
         if not isinstance(module, (Gate, Context)):

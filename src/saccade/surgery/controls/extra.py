@@ -16,7 +16,7 @@ __all__ = ["ExtraBottleneck"]
 SPEC = {
     "title": "Extra bottleneck",
     "kind": "context",
-    "evidence": "reading",
+    "evidence": "reading",  # no reference implementation
     "limits": ["width must be at least 1"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],

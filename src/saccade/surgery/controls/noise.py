@@ -17,7 +17,7 @@ __all__ = ["NoiseGate"]
 SPEC = {
     "title": "Noise gate",
     "kind": "gate",
-    "evidence": "reading",
+    "evidence": "reading",  # no reference implementation
     "gate": (0.0, 1.0),
     "equivariant": ["permutation", "flip", "transpose"],
 }

@@ -6,8 +6,8 @@ r"""The control ``shuffled``: the mechanism with the gate or context of another 
 Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, the
 mechanism's input does not matter.
 
-Training and evaluation both shuffle, so a score depends on the order of the images. Each run uses one random order,
-the same for all seeds, because neighbours in sorted folders share a class.
+Training and evaluation both exchange gates, so a score depends on the order of the images. Evaluation uses one random
+order for all runs, because neighbours in sorted folders share a class.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class ReportContext:
     Attributes:
         results: results of a study or of given scores; at least one run is finished.
         styles: maps an arm's name to its style.
-        epochs: maps the folder of a finished run, as in ``results.runs``, to the rows of its metrics.jsonl.
+        rows_by_run: maps the folder of a finished run, as in ``results.runs``, to the rows of its metrics.jsonl.
         task: the task with its images; None if they could not be opened again.
         open_error: reason why the images could not be opened; None if they were opened, and for given scores.
         trust: modules outside the catalogue that saved networks may import.
@@ -33,7 +33,7 @@ class ReportContext:
 
     results: StudyResults
     styles: Mapping[str, ArmStyle]
-    epochs: Mapping[str, Sequence[Mapping[str, Any]]]
+    rows_by_run: Mapping[str, Sequence[Mapping[str, Any]]]
     task: Task | None
     open_error: str | None
     trust: Trust
@@ -51,11 +51,12 @@ class ReportContext:
         """Largest epoch planned or recorded; 0 if none is known."""
         study = self.results.study
         planned = [arm.recipe(study.base, 0).training.epochs for arm in study.arms] if study else [0]
-        return max(planned + [rows[-1]["epoch"] for rows in self.epochs.values() if rows])
+        return max(planned + [rows[-1]["epoch"] for rows in self.rows_by_run.values() if rows])
 
     def epochs_by_seed(self, arm: str) -> dict[int, Sequence[Mapping[str, Any]]]:
         """Return the metrics.jsonl rows of each finished run of ``arm``, by seed."""
-        return {run.seed: self.epochs[run.folder] for run in self.results.of(arm) if self.epochs.get(run.folder)}
+        runs = self.results.of(arm)
+        return {run.seed: self.rows_by_run[run.folder] for run in runs if self.rows_by_run.get(run.folder)}
 
 
 class Section(ABC):

@@ -54,9 +54,9 @@ multiply-add, deformable sampling and attention products included. Latency: medi
         for name, style in context.styles.items():
             cells = []
             pairs = zip(costs[name], costs[baseline], formats, strict=True)
-            for (value, spread), (baseline_value, _), to_text in pairs:
+            for (value, range_text), (baseline_value, _), to_text in pairs:
                 change = "" if name == baseline else format_relative(value, baseline_value)
-                cells.append((to_text(value), " · ".join(filter(None, (change, spread)))))
+                cells.append((to_text(value), " · ".join(filter(None, (change, range_text)))))
             rows.append((style, cells))
         measured = next((row.cost for row in results.arms if row.cost), None)
         if measured is None:

@@ -108,7 +108,7 @@ def _differences_by_seed(results: StudyResults, finding: Difference) -> list[tup
     scores = {arm.arm.name: arm.scores for arm in results.arms}
     pairs = zip(results.seeds, scores[finding.name], scores[finding.baseline], strict=True)
     seeds = [seed for seed, score, baseline_score in pairs if score is not None and baseline_score is not None]
-    return list(zip(seeds, finding.raw, strict=True))
+    return list(zip(seeds, finding.raw, strict=True))  # ``raw``: differences by seed
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class ForestRow:
 
 
 def forest_scale(rows: Sequence[ForestRow], margin: float) -> Scale:
-    """Return a scale that contains all intervals, dots and the band ± ``margin``."""
+    """Return the shared x scale; it covers every interval, every dot and ± ``margin``."""
     values = [v for row in rows for v in (row.low, row.high, row.difference, *(d for _, d in row.difference_by_seed))]
     return Scale(*padded_range([*values, -margin, margin], min_span=2 * margin))
 

@@ -39,12 +39,12 @@ map unchanged; the dotted line is the value before training.</p>
 <div class="panels wide">
 {%- for panel in panels %}
 <div class="panel"><h3>{{ arm_label(panel.style) }}</h3>
-<p class="under">{{ panel.kind }}, {{ panel.start }}; every strip spans {{ panel.range }}</p>
+<p class="caption">{{ panel.kind }}, {{ panel.start }}; every strip spans {{ panel.range }}</p>
 {%- for name, summary, chart in panel.sites %}
 <div class="site"><div class="line"><code>{{ name }}</code><span>{{ summary }}</span></div>{{ chart }}</div>
 {%- endfor %}
 {%- if panel.sites | length < panel.total %}
-<p class="under">{{ panel.sites | length }} of {{ panel.total }} sites, evenly spaced; all are in metrics.jsonl.</p>
+<p class="caption">{{ panel.sites | length }} of {{ panel.total }} sites, evenly spaced; all are in metrics.jsonl.</p>
 {%- endif %}
 </div>
 {%- endfor %}
@@ -67,7 +67,8 @@ map unchanged; the dotted line is the value before training.</p>
             shown_names = [names[int(i * max(1.0, len(names) / MAX_SITES))] for i in range(min(MAX_SITES, len(names)))]
             starts_neutral = any(site.mean_a is not None for site in sites.values())
             starts_at_zero = arm.control == "extra" or all(site.starts_at_zero for site in sites.values())
-            start = "neutral start" if starts_neutral else "starts at zero" if starts_at_zero else "the paper’s start"
+            paper_or_zero = "starts at zero" if starts_at_zero else "the paper’s initialisation"
+            start = "neutral start" if starts_neutral else paper_or_zero
             panels.append({
                 "style": style, "kind": _KINDS[kind][0], "total": len(names),
                 "start": start,
@@ -87,7 +88,7 @@ class SiteGates:
     Attributes:
         kind: a key of ``_KINDS``.
         rows_by_seed: maps a seed to its (epoch, mean, standard deviation) rows.
-        final_a: maps a seed to the factor ``a`` of a neutral start after the last epoch; None for other starts.
+        final_a: maps a seed to the blending factor ``a`` of a neutral plug after the last epoch; else to None.
     """
 
     kind: str
@@ -96,7 +97,7 @@ class SiteGates:
 
     @property
     def mean_a(self) -> float | None:
-        """Mean of ``a`` over the seeds; None for other starts."""
+        """Mean blending factor ``a`` over the seeds; None without one."""
         values = [a for a in self.final_a.values() if a is not None]
         return fmean(values) if values else None
 
@@ -142,19 +143,22 @@ def gate_chart(style: ArmStyle, site: SiteGates, bounds: tuple[float, float], ep
     It shows the mean of each seed, the standard deviation as a band, and a line at the neutral value.
     """
     height, neutral_value = 42.0, _KINDS[site.kind][1]
-    x_scale, plot_scale, y_scale = Scale(0, max(epochs, 1)), Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
+    x_scale = Scale(0, max(epochs, 1))
+    viewbox_y_scale, pixel_y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
     upper, lower = (
         mean_curve({seed: [(e, m + sign * s) for e, m, s in rows] for seed, rows in site.rows_by_seed.items()})
         for sign in (1, -1)
     )
-    band_points = " ".join(f"{x_scale(e):.2f},{plot_scale(v):.2f}" for e, v in [*upper, *reversed(lower)])
+    band_points = " ".join(f"{x_scale(e):.2f},{viewbox_y_scale(v):.2f}" for e, v in [*upper, *reversed(lower)])
     lines = [element("polygon", points=band_points, class_=f"gateband {style.classes}")]
     for rows in site.rows_by_seed.values():
-        lines.append(polyline([(x_scale(e), plot_scale(m)) for e, m, _ in rows], class_=f"gateline {style.classes}"))
+        lines.append(
+            polyline([(x_scale(e), viewbox_y_scale(m)) for e, m, _ in rows], class_=f"gateline {style.classes}")
+        )
     start = fmean(rows[0][1] for rows in site.rows_by_seed.values())
-    neutral_line = [(neutral_value, "neutral")] if y_scale.contains(neutral_value) else []
+    neutral_line = [(neutral_value, "neutral")] if pixel_y_scale.contains(neutral_value) else []
     reference_lines = [
-        element("line", x1=0, x2="100%", y1=y_scale(v), y2=y_scale(v), class_=c)
+        element("line", x1=0, x2="100%", y1=pixel_y_scale(v), y2=pixel_y_scale(v), class_=c)
         for v, c in (*neutral_line, (start, "start"))
     ]
     background = element("rect", x=0, y=0, width="100%", height=height, class_="ground")

@@ -12,7 +12,7 @@ __all__ = ["GivenScoresSection"]
 
 @final
 class GivenScoresSection(Section):
-    """The files and the column of the scores, and the reading options."""
+    """The score files, the score column, and the options used to parse the files."""
 
     title = "Where the scores come from"
     order = 90

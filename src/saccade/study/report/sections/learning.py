@@ -77,23 +77,25 @@ def learning_chart(
     """Return a chart with one thin line per seed, their bold mean, and the plain host's mean in grey."""
     height = 170.0
     x_scale = Scale(1, max(epochs, 2))
-    plot_scale, y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
+    viewbox_y_scale, pixel_y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
     lines = []
     if baseline is not curves:
-        reference = [(x_scale(e), plot_scale(v)) for e, v in mean_curve(baseline) if e]
+        reference = [(x_scale(e), viewbox_y_scale(v)) for e, v in mean_curve(baseline) if e]
         lines.append(polyline(reference, class_="mean arm c0 reference"))
     for points in curves.values():
-        lines.append(polyline([(x_scale(e), plot_scale(v)) for e, v in points if e], class_=f"seed {style.classes}"))
+        lines.append(
+            polyline([(x_scale(e), viewbox_y_scale(v)) for e, v in points if e], class_=f"seed {style.classes}")
+        )
     mean = [(e, v) for e, v in mean_curve(curves) if e]
-    lines.append(polyline([(x_scale(e), plot_scale(v)) for e, v in mean], class_=f"mean {style.classes}"))
-    elements = [*gridlines(y_scale), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
+    lines.append(polyline([(x_scale(e), viewbox_y_scale(v)) for e, v in mean], class_=f"mean {style.classes}"))
+    elements = [*gridlines(pixel_y_scale), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
     for epoch in _labelled_epochs(epochs):
         elements.append(
             element("text", epoch, x=x_scale.percent(epoch), y=height + 17, text_anchor="middle", class_="tick")
         )
     end_marker = (
-        [marker(style, x_scale.percent(mean[-1][0]), y_scale(mean[-1][1]))]
-        if mean and y_scale.contains(mean[-1][1])
+        [marker(style, x_scale.percent(mean[-1][0]), pixel_y_scale(mean[-1][1]))]
+        if mean and pixel_y_scale.contains(mean[-1][1])
         else []
     )
     last_text = "no finished epoch"

@@ -35,7 +35,7 @@ class OriginSection(Section):
 </dl></div>
 </div>
 {%- if settings %}
-<h3>Settings of each arm that differ</h3>
+<h3>Settings of each arm that differ from the recipe</h3>
 <dl class="facts">
 {%- for name, text in settings %}
 <dt>{{ name }}</dt><dd>{{ text }}</dd>

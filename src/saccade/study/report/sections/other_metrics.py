@@ -23,8 +23,8 @@ class OtherMetricsSection(Section):
     order = 22
     template = """
 <p class="how">Mean ± standard deviation over seeds; below it the difference to {{ baseline }} with its
-95&#8239;% interval, signed so that + is better. These metrics give no verdict: one metric, chosen before the runs,
-decides it.</p>
+95&#8239;% interval, signed so that + is better. The verdict uses none of these metrics, but one chosen before the
+runs.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>
 {%- for name, direction in headers %}<th scope="col">{{ name }}<br>{{ direction }}</th>{% endfor %}</tr></thead>

@@ -72,10 +72,10 @@ class PicturesSection(Section):
 <p class="how">No images: {{ open_error }}</p>
 {%- else %}
 {{ definitions }}
-<p class="how">{{ description }} Colour shows how much of the feature map the plug passes, on the scale above each
-column: dark least, yellow most; 1 is everything. Over an image: the fraction of the map’s magnitude that passes at each
-position of the named site. Strips, for mechanisms that only weight channels: the effective gates, one row per site from
-input to output, channels from left to right.
+<p class="how">{{ description }} Colour shows the fraction of the feature map that the plug passes, from dark (least) to
+yellow (most), on the scale above each column; 1 means unchanged. Over an image: the fraction of the map’s magnitude
+that passes at each position of the named site. Strips, for mechanisms that only weight channels: the effective gates,
+one row per site from input to output, channels from left to right.
 {%- if has_drawings %} Below: the prediction of each network, and the truth in the first column.{% endif %}</p>
 <div class="scroll pictures{% if smooth %} smooth{% endif %}" style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
 <thead><tr><th scope="col">image</th>
@@ -123,9 +123,10 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     if common_seed is not None:
         description = f"{description} All networks are those of seed {common_seed}."
     if any(arm.control == "shuffled" for arm in runs):
-        description = (
-            f"{description} A shuffled mechanism reads the image of the next row, in the last row that of the first."
+        sentence = (
+            "A shuffled mechanism uses the gate of the image in the next row; in the last row, of the first image."
         )
+        description = f"{description} {sentence}"
     pictures = [task.data.test.raw_image(i) for i in indices]
     definitions = element("defs", *(_image_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
@@ -172,9 +173,9 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     for rows in rows_of_runs:
         if (n_scored := count_images(rows)) != n_images:
             raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
-    image_scores = next((metric.values for metric in task.metrics if metric.values is not None), None)
-    if image_scores is not None:
-        rows_of_runs = [{"value": image_scores(rows)} for rows in rows_of_runs]
+    score_per_image = next((metric.values for metric in task.metrics if metric.values is not None), None)
+    if score_per_image is not None:
+        rows_of_runs = [{"value": score_per_image(rows)} for rows in rows_of_runs]
     disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
     disputed_shown = disputed[: N_IMAGES // 2]
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
@@ -183,7 +184,7 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     share = f"{100 * len(disputed) / n_images:.1f}{NARROW_SPACE}%"
     return random_picks + disputed_shown, (
         f"{len(random_picks)} test images drawn at random, then {len(disputed_shown)} drawn from the {share} of all "
-        f"test images on which these networks {'predict' if image_scores is None else 'score'} differently."
+        f"test images on which these networks {'predict' if score_per_image is None else 'score'} differently."
     )
 
 
@@ -221,9 +222,9 @@ def _column(
 
 
 def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
-    """Return the fractions (B, h, w) that plugs pass, their site, and a label; all None without plugs.
+    """Return heat maps (B, h, w) of the fraction of the feature map that passes, their site, and a label.
 
-    The site is None for strips of channels.
+    The site is None for strips of channels; all are None without plugs.
     """
     gates, passed = gate_maps(model, images), passed_fractions(model, images)
     # The magnitude after a channel gate varies over positions too, but the gate does not cause that.
@@ -264,7 +265,7 @@ def _colour_map(values: Tensor) -> Image.Image:
 
 
 ArmCell = tuple[Markup | None, Drawing, Markup | None]
-"""Overlay of gate map and image (None without a plug), prediction, and drawing of the prediction."""
+"""Overlay of heat map and image (None without a plug), the task's Drawing, and its picture as SVG or None."""
 
 
 def _make_cells(name: str, overlays: Sequence[Markup | None], drawings: Sequence[Drawing]) -> list[ArmCell]:
@@ -290,7 +291,7 @@ def _image_definition(i: int, pixels: Tensor) -> Markup:
 
 def _overlay(index: int | None, heat_map: Image.Image | None, label: str) -> Markup:
     """Return an image, a gate map, or a gate map over the image in grey."""
-    style_class = "under" if heat_map else None
+    style_class = "base-image" if heat_map else None
     image_elements = [] if index is None else [element("use", href=f"#picture-{index}", class_=style_class)]
     gate_elements = [] if heat_map is None else [_embed(heat_map, class_="over" if image_elements else None)]
     return _frame(*image_elements, *gate_elements, label=label, class_="plane")

@@ -40,15 +40,15 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
     def content(self, context: ReportContext) -> Mapping[str, Any]:
         results, metric = context.results, context.results.metric
         rows = []
-        for arm in results.arms:
-            runs = results.of(arm.arm.name)
+        for row in results.arms:
+            runs = results.of(row.arm.name)
             rows.append({
-                "style": context.styles[arm.arm.name],
+                "style": context.styles[row.arm.name],
                 "cells": [
                     (format_number(score, metric.digits) if run.status == "done" else run.status, run.status != "done")
-                    for run, score in zip(runs, arm.scores, strict=True)
+                    for run, score in zip(runs, row.scores, strict=True)
                 ],
-                "mean": format_number(arm.mean, metric.digits), "sd": format_number(arm.sd, metric.digits),
+                "mean": format_number(row.mean, metric.digits), "sd": format_number(row.sd, metric.digits),
             })  # fmt: skip
         trivial_name, trivial_score = results.trivial or (None, None)
         return {

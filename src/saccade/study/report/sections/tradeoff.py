@@ -30,7 +30,7 @@ Horizontal bars: range of the middle 90&#8239;% of the timed runs.</p>
 <div class="legend">{% for style in styles %}<span>{{ arm_label(style) }}</span>{% endfor %}</div>
 <div class="pair">
 {%- for title, chart, x_label in charts %}
-<figure class="panel"><h3>{{ title }}</h3>{{ chart }}<p class="under middle">{{ x_label }}</p></figure>
+<figure class="panel"><h3>{{ title }}</h3>{{ chart }}<p class="caption middle">{{ x_label }}</p></figure>
 {%- endfor %}
 </div>
 """
@@ -107,7 +107,7 @@ def _label_positions(
 ) -> dict[CostPoint, tuple[float, float, str]]:
     """Return the position (per cent, pixels, text-anchor) of each point's label, without overlaps.
 
-    The layout assumes a chart 280 pixels wide, the narrowest one. A point without room for its label is left out.
+    The layout assumes a chart 280 pixels wide, the narrowest one. A label that does not fit is left out.
     """
     width, letter_width, line_height = 280.0, 7.0, 15.0
     point_xy = {point: (x_scale(point.cost) * width / 100, y_scale(point.score)) for point in points}

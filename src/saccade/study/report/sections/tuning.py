@@ -21,15 +21,16 @@ class TuningSection(Section):
     title = "Tuned settings"
     order = 12
     template = """
-<p class="how">{{ name }} on validation images{{ unit }}, mean ± standard deviation of {{ runs_per_value }} tuning runs;
-below it, the number of the {{ seeds }} test seeds for which the arm chose that value.</p>
+<p class="how">{{ name }} on validation images{{ unit }}, mean ± standard deviation of {{ n_tuning_runs }} tuning runs;
+below it, for how many of the {{ n_seeds }} test seeds tuning chose these settings.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>
-{%- for value in values %}<th scope="col">{{ value }}</th>{% endfor %}<th scope="col">runs</th></tr></thead>
+{%- for combination in combinations %}<th scope="col">{{ combination }}</th>{% endfor -%}
+<th scope="col">runs</th></tr></thead>
 <tbody>
 {%- for style, cells in rows %}
 <tr><th scope="row">{{ arm_label(style) }}</th>
-{%- for score, n_seeds in cells %}<td>{{ score }}<span class="second">{% if n_seeds %}<b>chosen for {{ n_seeds }}</b>
+{%- for score, n_chosen in cells %}<td>{{ score }}<span class="second">{% if n_chosen %}<b>chosen for {{ n_chosen }}</b>
 {%- else %}not chosen{% endif %}</span></td>{% endfor %}<td>{{ runs }}</td></tr>
 {%- endfor %}
 </tbody>
@@ -43,23 +44,24 @@ below it, the number of the {{ seeds }} test seeds for which the arm chose that 
         results, tuned = context.results, context.results.tuned
         if tuned is None:
             return None
+        plan = tuned.tuning
         return {
             "name": capitalise(results.metric.name),
             "unit": unit_phrase(results.metric.unit),
-            "runs_per_value": len(tuned.tuning.tuning_study.seeds),
-            "seeds": len(results.seeds),
-            "values": [
-                ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in values.items())
-                for values in tuned.tuning.grid
+            "n_tuning_runs": len(plan.tuning_study.seeds),
+            "n_seeds": len(results.seeds),
+            "combinations": [
+                ", ".join(f"{key.rpartition('.')[2]} = {value}" for key, value in combination.items())
+                for combination in plan.grid
             ],
             "runs": tuned.runs_per_arm,
-            "rows": [(context.styles[arm.name], _value_cells(arm, results.metric)) for arm in tuned.arms],
+            "rows": [(context.styles[arm.name], _combination_cells(arm, results.metric)) for arm in tuned.arms],
             "grid_edge_notes": tuned.grid_edge_notes(),
         }
 
 
-def _value_cells(arm: ArmTuning, metric: Metric) -> list[tuple[str, int]]:
-    """Return the mean score of each value, and the number of seeds for which it was chosen."""
+def _combination_cells(arm: ArmTuning, metric: Metric) -> list[tuple[str, int]]:
+    """Return each combination's mean score, and the number of seeds for which it was chosen."""
     return [(_mean_score(scores, metric), arm.chosen_indices.count(n)) for n, scores in enumerate(arm.scores)]
 
 

@@ -34,9 +34,9 @@ class VerdictsSection(Section):
 {%- endmacro -%}
 <ol class="verdicts" aria-label="Verdicts">
 {%- for card in cards %}
-<li{% if card.row.is_control %} class="aside"{% endif %}>
+<li{% if card.finding.is_control %} class="aside"{% endif %}>
   <div class="who">{{ arm_label(card.style) }}
-  {%- if card.row.verdict %}<span class="badge {{ card.row.verdict }}">{{ sign(card.row.verdict) }}
+  {%- if card.finding.verdict %}<span class="badge {{ card.finding.verdict }}">{{ sign(card.finding.verdict) }}
   {{- card.badge }}</span>{% endif %}</div>
   <p class="lead"><span class="hidden">{{ card.head }}. </span>
   {%- if card.difference %}<b>{{ card.difference }}</b> {% endif %}{{ card.rest }}
@@ -64,7 +64,7 @@ class VerdictsSection(Section):
         for finding in results.analysis.differences if results.analysis else ():
             head, difference, rest = map(typeset_sentence, finding.parts())
             cards.append({
-                "row": finding, "style": context.styles[finding.name], "head": head,
+                "finding": finding, "style": context.styles[finding.name], "head": head,
                 "difference": difference, "rest": rest,
                 "badge": f"equal within ±{finding.margin:g}" if finding.verdict == "equal" else finding.verdict,
                 "shares_host": shares_host[finding.name],
