@@ -1,5 +1,6 @@
 """Report of an artificial study: run folders with randomly initialised networks, without training."""
 
+import html
 import json
 import re
 import shutil
@@ -375,7 +376,7 @@ def test_controls_are_explained(tmp_path, photos):
     results = json.loads((tmp_path / "study" / "results.json").read_text())
     assert list(results["study"]["controls"]) == ["noise", "shuffled"]
     told = re.findall(r"<b>(\w+)</b>: ([^<]*)\.", re.findall(r'<p class="controls">(.*)</p>', page)[0])
-    assert dict(told) == results["study"]["controls"]
+    assert {kind: html.unescape(text) for kind, text in told} == results["study"]["controls"]
     assert {row["name"] for row in results["analysis"]["differences"] if row["is_control"]} == set(top1) - set(TOP1)
     assert "starts at zero" not in page
     assert (
