@@ -152,11 +152,19 @@ def _equations(text: str) -> list[str]:
         if block.startswith("Source:"):
             continue
         lines += (
-            ["```text", block, "```", ""]
+            ["```text", _align_numbers(block), "```", ""]
             if indented
             else [re.sub(r"\*(?= )|(?<= )\*", "·", block.replace("``", "`")), ""]
         )
     return lines
+
+
+def _align_numbers(block: str) -> str:
+    """Move the equation numbers of a block to the left, as close as its longest line allows: the page is narrow."""
+    rows = [re.fullmatch(r"(.*?) {3,}(eqs?\. [\d, –-]+|\(\d+\))", line) for line in block.split("\n")]
+    width = max((len(row[1]) for row in rows if row), default=0) + 3
+    lines = zip(block.split("\n"), rows, strict=True)
+    return "\n".join(f"{row[1]:<{width}}{row[2]}" if row else line for line, row in lines)
 
 
 def _source(spec: dict[str, Any], docstring: str) -> list[str]:
