@@ -265,3 +265,21 @@ def test_tests_import_nothing_from_benchmarks():
 def test_uninitialised_memory_is_nan_in_tests():
     made = [torch.empty(3), torch.empty_like(torch.ones(3)), torch.ones(3).new_empty(3)]
     assert [tensor.isnan().all().item() for tensor in made] == [True, True, True]
+
+
+WHOLE_PACKAGE = {"test_distribution.py", "test_docstrings.py", "test_house.py", "test_warnings.py"}
+NOT_MIRRORED = {"docs", "fuzz", "integration"}
+
+
+def test_tests_mirror_the_source():
+    """tests/a/test_b.py tests src/saccade/a/b.py, a/_b.py or a/b/; test_init.py tests a/__init__.py."""
+    unmatched = []
+    for path in sorted(TESTS.rglob("test_*.py")):
+        relative = path.relative_to(TESTS)
+        if relative.parts[0] in NOT_MIRRORED or str(relative) in WHOLE_PACKAGE:
+            continue
+        name = relative.stem.removeprefix("test_")
+        names = {f"{name}.py", f"_{name}.py", name, "__init__.py" if name == "init" else name}
+        if not any((SOURCE / relative.parent / candidate).exists() for candidate in names):
+            unmatched.append(str(relative))
+    assert unmatched == []
