@@ -164,7 +164,7 @@ def options_per_site(mechanism: Mechanism, options: dict[str, Any], sites: list[
 def previous_parents(
     mechanism: Mechanism, sites: list[Site], options_list: list[dict[str, Any]]
 ) -> list[tuple[str, ...]]:
-    """Return, for each site, the parents in the previous stage that it reads: the last ``options["previous"]``, or all.
+    """Return, for each site, the parents in the previous stage that it reads: all, or the last n = ``previous``.
 
     Raises:
         UserError: the previous stage has fewer than ``previous`` sites.

@@ -44,7 +44,7 @@ def plug(
     """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
     The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
-    left unchanged. A mechanism with a ReLU that is inactive for most images of ``input`` is re-initialised.
+    left unchanged. A mechanism with a ReLU that is inactive for more than a quarter of the images is re-initialised.
     A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`.
 
     Args:
@@ -52,10 +52,10 @@ def plug(
         mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
         where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's
             last convolution), ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a
-            suffix: an index or slice, ``[first]`` or ``[last]`` of each stage; a path or glob of modules; or a list of
-            these.
+            suffix (an index, a slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of modules;
+            or a list of these.
         start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
-            finite; ``paper``: the mechanism's own initialisation, without the factor ``a``.
+            finite; ``paper``: the mechanism's own initialisation, without the trainable factor ``a`` of :class:`Plug`.
         input: as for :func:`sites`.
         options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
             ``size`` (H, W) defaults to the size of each site's map, ``previous`` to the number of sites in the previous

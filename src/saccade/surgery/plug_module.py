@@ -21,7 +21,7 @@ __all__ = ["ParentState", "Plug", "Seen", "plug_of", "plugs_in"]
 
 @dataclass
 class ParentState:
-    """State of a parent convolution before its norm may be folded into it."""
+    """State of a parent convolution at plugging, by which a norm folded into it later is detected."""
 
     bias: bool = True
     """Whether the convolution had a bias."""

@@ -83,7 +83,7 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
 def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Module:
     """Remove plugs and replacements from ``host``, in place; modules, hooks and state-dict keys are restored.
 
-    A kernel that a replacement keeps retains its trained values.
+    A convolution whose kernel the replacement used gets the trained kernel.
 
     Args:
         host: the network, which is returned.

@@ -1,4 +1,4 @@
-"""Redraw new mechanisms whose ReLUs are inactive for most images and may never learn.
+"""Redraw new mechanisms whose ReLUs are inactive for too many images to learn.
 
 The only bottleneck unit of ``se`` on 16 channels is inactive for every image in half of the draws.
 """
@@ -71,7 +71,7 @@ def redraw_dead_relus(
                 add_hook(n, copied_plug)
             host_copy(*arguments[0], **arguments[1])
     except Exception as error:  # a network may raise anything if it is not given its training inputs
-        _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
+        _LOG.debug("%s could not be run in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
     if pending:
         with temporary_hooks() as handles:
             handles += [add_hook(n, new_plugs[n]) for n in pending]
@@ -85,8 +85,8 @@ def _redraw(
 ) -> nn.Module | None:
     """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W).
 
-    Otherwise, return the first with an active unit for any image. None means the initial mechanism; of any other draw,
-    ``hooked_plug`` gets a copy.
+    Otherwise, return the first with an active unit for any image. None means that the
+    initial mechanism is kept; for any other draw, a copy of it is put into ``hooked_plug``.
     """
     floats = (tensor for tensor in chain(hooked_plug.parameters(), [f]) if tensor.is_floating_point())
     reference = next(floats, f)  # for device and dtype
@@ -119,7 +119,7 @@ def _set_mechanism(plug: Plug, mechanism: nn.Module) -> None:
 
 
 def _active_fraction(mechanism: nn.Module, f: Tensor) -> float:
-    """Return the smallest fraction of images, over the ReLUs, for which a unit is active; 1 without a ReLU.
+    """Return the smallest of the ReLUs' fractions of images with an active unit; 1 without a ReLU.
 
     A small batch f (B, C, H, W) is also tested four times with its channels rescaled at random. The lowest of the five
     results is ignored, unless it is that of f itself.
@@ -147,7 +147,7 @@ def _active_fractions(mechanism: nn.Module, f: Tensor) -> list[float]:
 class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
-    Calls after the same layer count as one ReLU, because the layer learns from each of them. A ReLU whose input is all
+    ReLU calls that follow the same layer count as one, because that layer gets gradients from each of them. A ReLU whose input is all
     zeros counts as active, because a zero input says nothing about its weights.
     """
 

@@ -77,7 +77,7 @@ def replace(
     """Replace the convolutions of ``host`` that ``where`` selects by a mechanism of kind ``conv``, in place.
 
     The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
-    bias under the same state-dict keys; any other mechanism discards them until ``unplug``. The host's own checkpoints
+    bias under the same state-dict keys; any other mechanism leaves them unused until ``unplug``. The host's own checkpoints
     still load strictly. The global random state is left unchanged.
 
     Args:
@@ -198,7 +198,6 @@ def repeat_replacements(host: nn.Module, rows: Sequence[Mapping[str, Any]], sour
             check_replaceable(path, host.get_submodule(path))
         except AttributeError:
             raise UserError(f"{source_file}: {type(host).__name__} has no module {path!r} to replace") from None
-        # ``entering``: at the parent's input
         site = Site(path=path, parent=path, entering=False, channels=0, size=size, stage=row["stage"], calls=1, kind="")
         mechanism = Mechanism.resolve(row["mechanism"])
         new_modules[path] = build_replacement(host, mechanism, site, row["position"], options, row["neutral"])

@@ -96,7 +96,7 @@ def run_host(host: nn.Module, arguments: Arguments, errors: list[str], inserted_
     """Run one forward pass, in which hooks may append sentences to ``errors``.
 
     Raises:
-        UserError: the pass failed; the message is ``errors``, or names ``inserted_text``.
+        UserError: the pass failed. The message is ``errors``; if it is empty, the exception and ``inserted_text``.
     """
     try:
         run(host, arguments)
@@ -136,7 +136,7 @@ def warn_of_eval_only(host: nn.Module, new_plugs: list[Plug], arguments: Argumen
             not_run = [plug.site.path for plug in new_plugs if plug.site.parent not in parents_run]
             host_copy.eval()(*arguments[0], **arguments[1])
     except Exception as error:
-        _LOG.debug("%s was not tried in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
+        _LOG.debug("%s could not be run in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
         return
     if parents_run != parents:
         return  # not run in eval mode either: the copy's forward calls the original's modules

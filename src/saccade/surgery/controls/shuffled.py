@@ -4,7 +4,7 @@ r"""The control ``shuffled``: the mechanism with the gate or context of another 
     y_i = x_i + c(x_{i+1})           for a context c
 
 Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, the
-mechanism's input does not matter.
+mechanism does not need each image's own gate.
 
 Training and evaluation both exchange gates, so a score depends on the order of the images. Evaluation uses one random
 order for all runs, because neighbours in sorted folders share a class.
