@@ -52,8 +52,8 @@ def plug(
         mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
         where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's
             last convolution), ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a
-            suffix (an index, a slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of modules;
-            or a list of these.
+            suffix (an index, a slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of
+            modules; or a list of these.
         start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
             finite; ``paper``: the mechanism's own initialisation, without the trainable factor ``a`` of :class:`Plug`.
         input: as for :func:`sites`.

@@ -147,8 +147,8 @@ def _active_fractions(mechanism: nn.Module, f: Tensor) -> list[float]:
 class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
-    ReLU calls that follow the same layer count as one, because that layer gets gradients from each of them. A ReLU whose input is all
-    zeros counts as active, because a zero input says nothing about its weights.
+    ReLU calls that follow the same layer count as one, because that layer gets gradients from each of them. A ReLU
+    whose input is all zeros counts as active, because a zero input says nothing about its weights.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:

@@ -77,8 +77,8 @@ def replace(
     """Replace the convolutions of ``host`` that ``where`` selects by a mechanism of kind ``conv``, in place.
 
     The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
-    bias under the same state-dict keys; any other mechanism leaves them unused until ``unplug``. The host's own checkpoints
-    still load strictly. The global random state is left unchanged.
+    bias under the same state-dict keys; any other mechanism leaves them unused until ``unplug``. The host's own
+    checkpoints still load strictly. The global random state is left unchanged.
 
     Args:
         host: any network.
