@@ -89,7 +89,7 @@ class DeformableAttention(nn.Module):
         groups: G, number of channel groups with separate sampling positions.
         stride: spacing of the sampling positions in pixels.
         kernel_size: kernel size of the depthwise convolution that predicts offsets, above ``stride``.
-        offset_range: maximum offset in half grid steps; a negative value means unlimited.
+        offset_range: maximum offset in half grid steps; if negative, offsets are unbounded and positions clamped.
         position: position bias of the logits: a ``table``, a small network (``log``) or ``none``.
         size: (H, W) of the feature map, needed for a table.
 

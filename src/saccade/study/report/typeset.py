@@ -173,7 +173,7 @@ def format_p_value(p: float | None) -> str:
 
 
 def typeset_sentence(text: str) -> str:
-    """Return a sentence with minus signs instead of hyphens, and no line break before ``%``.
+    """Return a sentence with minus signs before negative numbers, and no line break before ``%``.
 
     >>> typeset_sentence("se: -0.4 points (95 % interval -0.9 to +0.1)").replace(NARROW_SPACE, "_")
     'se: −0.4 points (95_% interval −0.9 to +0.1)'

@@ -237,7 +237,7 @@ class _ScoreCollector:
     def images(self) -> tuple[dict[RunKey, NDArray[np.float64]] | None, tuple[str, ...] | None]:
         """Return per-image scores (n,) by (arm, seed), images as in the first run, and the group of each image.
 
-        Scores or groups are None if their column is missing.
+        Both are None without a column ``image``; groups are None without a column ``group``.
         """
         if not self.by_image:
             return None, None
