@@ -79,7 +79,7 @@ WRONG = {
         "measure resnet10_small --attention se --input 3,999999,999999",
         "1×3×999999×999999 pixels, 12,000.0 GB, do not fit into the memory of cpu",
     ),
-    "an empty position": ("measure resnet10_small --attention se --where=", "where holds an empty word"),
+    "an empty position": ("measure resnet10_small --attention se --where=", "where contains an empty string"),
     "option out of its limits": ("compare --attention eca:kernel_size=4 --out new", "kernel_size"),
     "zero seeds": ("compare --seeds 0 --out new", "seed"),
     "seeds that are no number": ("compare --seeds many --out new", "many"),
