@@ -72,7 +72,7 @@ LIES = {
     "no row to train on": (with_columns("split", ["test"] * 8), "no row names an image to train on"),
     "a 2 among 0 and 1": (
         changed(FLAGS, l6="4.png,2,1"),
-        "line 6 of labels.csv has '2' in the column 'a'; 0 or 1 is needed. data.options.labels = ",
+        "line 6 of labels.csv has '2' in the column 'a'; 0 or 1 is needed. Set data.options.labels = ",
     ),
     "a blank among 0 and 1": (
         changed(FLAGS, l6="4.png,,1"),

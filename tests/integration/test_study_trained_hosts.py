@@ -52,7 +52,7 @@ def study(folded, tmp_path_factory):
 
 def test_arms_with_other_preprocessing_are_reported(study):
     for run in study.runs():
-        train(run.recipe, run.folder, device="cpu", images=open_once)
+        train(run.recipe, run.folder, device="cpu", opener=open_once)
         assert run.done_record
     results = write_report(study.folder)
     notes = [note.text for note in results.notes if note.kind == "hosts"]

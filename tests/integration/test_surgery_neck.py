@@ -219,7 +219,7 @@ def test_every_reader_of_a_map_of_the_neck_sees_the_plug():
     ],
 )  # fmt: skip
 def test_a_classifier_has_no_neck(make, name):
-    with pytest.raises(UserError, match=r"no site at 'neck'.*one vector of each picture.*where='stage\[-1\]'"):
+    with pytest.raises(UserError, match=r"no site at 'neck'.*one vector per image.*where='stage\[-1\]'"):
         _at(make(name), "neck")
 
 
