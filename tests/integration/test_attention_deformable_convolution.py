@@ -87,7 +87,7 @@ def test_at_its_start_it_is_a_convolution_of_the_same_numbers(name, options):
         ({"groups": 3}, "8"),
         ({"out_channels": 9, "groups": 2}, "got 2 for 8 in and 9 out"),
         ({"offset_groups": 3}, "offset_groups must divide the channels, got 3 and 8"),
-        ({"kernel_size": 4}, r"without padding, which then keeps the size, got 1 \* \(4 - 1\)"),
+        ({"kernel_size": 4}, r"if padding is None, which keeps the size; got 1 \* \(4 - 1\)"),
         ({"stride": 0}, "stride, dilation and groups must be at least 1, got 0"),
         ({"padding": -1}, "padding must be at least 0, got -1"),
     ],

@@ -163,7 +163,10 @@ WRONG = {
     "misspelt layout": ("train --set data.layout=class_folder --out new", "no layout 'class_folder'. Did you mean"),
     "an arm without a name": ("compare --arm model.options.width=32 --out new", "write a name and what differs"),
     "a misspelt key of an arm": ("compare --arm=a:model.nme=resnet18 --out new", "Did you mean 'name'?"),
-    "an arm of other images": ("compare --arm=a:data.source=photos --out new", "data.source must be the same for all arms"),
+    "an arm of other images": (
+        "compare --arm=a:data.source=photos --out new",
+        "data.source must be the same for all arms",
+    ),
     "a key of an arm twice": ("compare --arm=a:model=a,model=b --out new", "--arm a: model.name is given twice"),
     "a host of an arm that is not there": (
         "compare --arm=a:model=resnet5O,model.options={} --out new",

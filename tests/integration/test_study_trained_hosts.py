@@ -58,10 +58,10 @@ def test_arms_with_other_preprocessing_are_reported(study):
     notes = [note.text for note in results.notes if note.kind == "hosts"]
     (taken,) = (text for text in notes if text.startswith("trained: Set to the values"))
     assert "data.mean = [0.25]" in taken
-    assert "trained: The weights of the host are folded" in "\n".join(notes)
+    assert "folded into the convolutions. Their running statistics are frozen" in "\n".join(notes)
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
-    assert "are folded" in page
+    assert "folded into the convolutions" in page
     assert "of the training images" in page  # of the baseline, whose host is random
 
 

@@ -104,8 +104,8 @@ class Study:
                 raise UserError(f"the arm {arm.name!r} would have the name of a file of the study; choose another name")
             if not 0 < len(arm.slug) <= _MAX_NAME_BYTES or not arm.slug.strip("."):
                 raise UserError(
-                    f"the arm {short_repr(arm.name)} gives the folder name {short_repr(arm.slug)}; 1 to "
-                    f"{_MAX_NAME_BYTES} characters are needed, not only dots"
+                    f"the arm {short_repr(arm.name)} gives the folder name {short_repr(arm.slug)} of {len(arm.slug)} "
+                    f"characters; 1 to {_MAX_NAME_BYTES} are needed, not only dots"
                 )
         for noun, values in (("seed", self.seeds), ("arm", [arm.name for arm in self.arms])):
             if repeated := duplicates(values):
