@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,30 @@ def _uninitialised_memory_is_nan():
         for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
             patch.setattr(owner, name, _poisoned(getattr(owner, name)))
         yield
+
+
+@pytest.fixture
+def real_data():
+    """Folder of real image sets that SACCADE_DATA names; the test is skipped without it."""
+    folder = os.environ.get("SACCADE_DATA")
+    if not folder:
+        pytest.skip("needs real images: SACCADE_DATA names no folder of image sets (see CONTRIBUTING.md)")
+    return Path(folder)
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Function that calls ``saccade`` with arguments in this process and returns exit code, stdout and stderr."""
+    from saccade.cli import main
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["saccade", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        streams = capsys.readouterr()
+        return end.value.code, streams.out, streams.err
+
+    return call
 
 
 @pytest.fixture

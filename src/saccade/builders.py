@@ -130,7 +130,7 @@ def call_arguments(
 
 
 def pickle_registered(keys: Iterable[BuilderKey]) -> bytes:
-    """Pickle the registered builders among ``keys``, for :func:`register_pickled`; return b"" if there are none.
+    """Pickle the registered builders among ``keys``, for :func:`register_pickled`; return b"" without any.
 
     Raises:
         UserError: a builder refers to an object that cannot be pickled, or cloudpickle is not installed.

@@ -135,7 +135,7 @@ def check_epochs(path: Path, values: list[Any]) -> list[dict[str, Any]]:
 
 
 def read_rows(folder: Path) -> Rows | None:
-    """Return the per-image outputs (one row per test image) of the run in ``folder``; None if there are none.
+    """Return the per-image outputs (one row per test image) of the run in ``folder``, or None.
 
     The file of earlier versions, ``predictions.safetensors``, has the keys ``predicted`` and ``label``.
 

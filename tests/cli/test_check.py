@@ -28,7 +28,7 @@ class Calm(nn.Module):
 
 
 class Unfinished(Calm):
-    'Is not written yet, as what is checked often is: each promise fails for the one reason that it gives.'
+    'A mechanism whose forward pass is not implemented: every promise fails for that one reason.'
 
     def forward(self, x):
         raise NotImplementedError("one day")

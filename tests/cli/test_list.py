@@ -84,18 +84,3 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
     assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]
     assert re.search(r"^equal to code of +–$", run("show", "das")[1], re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("shwo", "das"), "there is no command 'shwo'. Did you mean 'show'?"),
-        (("list", "--jsno"), "--jsno"),
-    ],
-)
-def test_wrong_words_end_in_one_message(run, arguments, message):
-    code, out, err = run(*arguments)
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in err
-    assert out == ""

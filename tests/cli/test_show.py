@@ -37,18 +37,3 @@ def test_show_says_what_replaces_a_convolution(run):
     _, out, _ = run("show", "dcn2")
     assert re.search(r"kind +conv\n", out)
     assert re.search(r"identity at initialisation +no \(it replaces a convolution\)", out)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
-        (("show",), "Missing argument 'MECHANISM'"),
-    ],
-)
-def test_wrong_words_end_in_one_message(run, arguments, message):
-    code, out, err = run(*arguments)
-    assert code == 2
-    assert message in err
-    assert "Traceback" not in err
-    assert out == ""

@@ -5,6 +5,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from function_network import FunctionNetwork, ones
 from torch import nn
 from torch.utils.flop_counter import flop_registry
 
@@ -14,21 +15,6 @@ from saccade.cost.macs import _RULES
 from saccade.ops.attention import attention, attention_definition
 from saccade.ops.deform import deform_conv2d, deform_conv2d_definition
 from saccade.ops.macs import with_macs
-
-
-class FunctionNetwork(nn.Module):
-    """A network that calls a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-
-def _ones(*shape):
-    return torch.ones(shape)
 
 
 @pytest.mark.parametrize(
@@ -65,13 +51,13 @@ def test_layers(network, size, macs):
     ],
 )
 def test_products(function, shapes, macs):
-    assert count_macs(FunctionNetwork(function), tuple(_ones(*shape) for shape in shapes)) == macs
+    assert count_macs(FunctionNetwork(function), tuple(ones(*shape) for shape in shapes)) == macs
 
 
 @pytest.mark.parametrize("width", [16, 8, 3])
 def test_attention_counts_both_products_by_whichever_kernel(width):
     # 2 heads, 7 queries, 5 keys of width 16, values of another width
-    q, k, v = _ones(1, 2, 7, 16), _ones(1, 2, 5, 16), _ones(1, 2, 5, width)
+    q, k, v = ones(1, 2, 7, 16), ones(1, 2, 5, 16), ones(1, 2, 5, width)
     assert count_macs(FunctionNetwork(F.scaled_dot_product_attention), (q, k, v)) == 2 * 7 * 5 * (16 + width)
 
 
@@ -79,7 +65,7 @@ def test_a_fused_transformer_layer_is_not_free():
     # 5 tokens of width 16, 2 heads, 32 hidden: projections 16→48 and 16→16, attention 2·5·5·16, 16→32→16
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
     expected = 5 * 16 * 48 + 5 * 16 * 16 + 2 * 5 * 5 * 16 + 2 * 5 * 16 * 32
-    assert count_macs(layer, (_ones(1, 5, 16),)) == expected
+    assert count_macs(layer, (ones(1, 5, 16),)) == expected
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -87,7 +73,7 @@ def test_a_fused_transformer_layer_is_not_free():
 @pytest.mark.parametrize("form", [attention, attention_definition, F.scaled_dot_product_attention])
 def test_attention_costs_the_same_in_every_form(form, shapes):
     # heads · queries · keys · (width of keys + width of values), whatever the fast form fills up with zeros
-    q, k, v = (_ones(*shape) for shape in shapes)
+    q, k, v = (ones(*shape) for shape in shapes)
     expected = q[..., 0, 0].numel() * 7 * 5 * (3 + v.shape[-1])
     assert count_macs(FunctionNetwork(lambda q, k, v: form(q, k, v, scale=0.5)), (q, k, v)) == expected
 
@@ -106,7 +92,7 @@ def test_attention_costs_the_same_in_every_form(form, shapes):
 def test_every_kernel_of_attention_has_a_rule(kernel):
     # 2 · 3 heads, 7 queries, 5 keys of width 16, values of width 16; in operations, two a multiply-add
     rule = {**flop_registry, **_RULES}[getattr(torch.ops.aten, f"_scaled_dot_product_{kernel}")]
-    q, k, v = _ones(2, 3, 7, 16), _ones(2, 3, 5, 16), _ones(2, 3, 5, 16)
+    q, k, v = ones(2, 3, 7, 16), ones(2, 3, 5, 16), ones(2, 3, 5, 16)
     arguments = (q, k, v) if hasattr(rule, "_get_raw") else (q.shape, k.shape, v.shape)
     assert rule(*arguments) == 2 * 6 * 7 * 5 * 32
 
@@ -119,13 +105,13 @@ def test_self_attention_is_the_sum_of_its_parts():
 @pytest.mark.parametrize(("mode", "neighbours"), [("bilinear", 8), ("nearest", 0)])
 def test_grid_sample_of_a_volume_counts_neighbours(mode, neighbours):
     sample = FunctionNetwork(lambda x, grid: F.grid_sample(x, grid, mode=mode, align_corners=False))
-    assert count_macs(sample, (_ones(1, 3, 4, 5, 6), _ones(1, 2, 7, 8, 3))) == 3 * 2 * 7 * 8 * neighbours
+    assert count_macs(sample, (ones(1, 3, 4, 5, 6), ones(1, 2, 7, 8, 3))) == 3 * 2 * 7 * 8 * neighbours
 
 
 @pytest.mark.parametrize(("mode", "neighbours"), [("bilinear", 4), ("nearest", 0), ("bicubic", 16)])
 def test_grid_sample_counts_neighbours(mode, neighbours):
     sample = FunctionNetwork(lambda x, grid: F.grid_sample(x, grid, mode=mode, align_corners=False))
-    assert count_macs(sample, (_ones(2, 3, 9, 8), _ones(2, 5, 7, 2))) == 2 * 3 * 5 * 7 * neighbours
+    assert count_macs(sample, (ones(2, 3, 9, 8), ones(2, 5, 7, 2))) == 2 * 3 * 5 * 7 * neighbours
 
 
 @pytest.mark.parametrize("operator", [deform_conv2d, deform_conv2d_definition, torchvision.ops.deform_conv2d])
@@ -133,8 +119,8 @@ def test_grid_sample_counts_neighbours(mode, neighbours):
 def test_deformable_convolution_costs_the_same_in_every_form(operator, groups):
     # 6→4 channels, kernel 3×5, stride (2, 1), padding (1, 2), a 7×6 map -> 4×6; 2 offset groups, mask.
     # Kernel: 24 pixels · 4 · (6/groups) · 15. Sampling: 24 pixels · 6 channels · 15 taps · 4 neighbours.
-    x, weight, bias = _ones(2, 6, 7, 6), _ones(4, 6 // groups, 3, 5), _ones(4)
-    offset, mask = _ones(2, 2 * 2 * 15, 4, 6) / 3, _ones(2, 2 * 15, 4, 6)
+    x, weight, bias = ones(2, 6, 7, 6), ones(4, 6 // groups, 3, 5), ones(4)
+    offset, mask = ones(2, 2 * 2 * 15, 4, 6) / 3, ones(2, 2 * 15, 4, 6)
     network = FunctionNetwork(
         lambda x, offset: operator(x, offset, weight, bias, stride=(2, 1), padding=(1, 2), mask=mask)
     )
@@ -157,7 +143,7 @@ def test_an_operator_that_states_its_cost_counts_as_stated():
     def outer(x, times):
         return inner(x) @ x
 
-    x = _ones(4, 4)
+    x = ones(4, 4)
     assert count_macs(FunctionNetwork(lambda x: inner(x) + x @ x), (x,)) == 10 + 64
     assert count_macs(FunctionNetwork(lambda x: outer(x, times=3)), (x,)) == 300
     torch.testing.assert_close(outer(x, 1), x @ x @ x, rtol=0, atol=0)

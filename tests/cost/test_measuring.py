@@ -5,25 +5,11 @@ import time
 import pytest
 import timm
 import torch
+from function_network import FunctionNetwork, ones
 from torch import nn
 
 from saccade.cost import count_macs, measure, measure_all
 from saccade.errors import UserError
-
-
-class FunctionNetwork(nn.Module):
-    """A network that calls a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-
-def _ones(*shape):
-    return torch.ones(shape)
 
 
 def test_macs_are_those_of_one_picture_whatever_the_batch():
@@ -86,11 +72,11 @@ def test_the_picture_has_the_dtype_of_the_weights():
 
 def test_other_arguments_are_passed_as_they_are():
     boxes = FunctionNetwork(lambda images: sum(image @ image for image in images))
-    assert count_macs(boxes, [_ones(2, 2), _ones(2, 2)]) == 2 * 8
+    assert count_macs(boxes, [ones(2, 2), ones(2, 2)]) == 2 * 8
     two = FunctionNetwork(lambda x, y: x @ y)
-    assert count_macs(two, (_ones(2, 3), _ones(3, 4))) == 24
+    assert count_macs(two, (ones(2, 3), ones(3, 4))) == 24
     named = FunctionNetwork(lambda *, pixels, other: pixels @ other)
-    assert count_macs(named, {"pixels": _ones(2, 3), "other": _ones(3, 4)}) == 24
+    assert count_macs(named, {"pixels": ones(2, 3), "other": ones(3, 4)}) == 24
 
 
 class Forgetful(nn.Module):

@@ -7,27 +7,12 @@ import warnings
 import pytest
 import timm
 import torch
+from function_network import FunctionNetwork, ones
 from torch import nn
 
 from saccade.cost import measure
 from saccade.cost.memory import _LiveStorages
 from saccade.errors import UserError
-
-
-class FunctionNetwork(nn.Module):
-    """A network that calls a function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *args, **kwargs):
-        return self.function(*args, **kwargs)
-
-
-def _ones(*shape):
-    return torch.ones(shape)
-
 
 BYTES = 4  # of a float32
 
@@ -57,7 +42,7 @@ def test_memory_of_views_and_of_what_is_thrown_away():
             del y
         return x.mean((1, 2, 3))
 
-    assert _memory(FunctionNetwork(sums), _ones(2, 3, 5, 7)) == ((210 + 210) * BYTES, None)
+    assert _memory(FunctionNetwork(sums), ones(2, 3, 5, 7)) == ((210 + 210) * BYTES, None)
 
 
 def test_memory_counts_shared_weights_and_buffers_once():
@@ -65,16 +50,16 @@ def test_memory_counts_shared_weights_and_buffers_once():
     network = nn.Sequential(nn.Flatten(), shared, shared)
     network.register_buffer("table", torch.zeros(1000))
     network.register_buffer("part", network.table[:10])
-    assert _memory(network, _ones(1, 2, 5, 5))[0] == (2500 + 1000 + 3 * 50) * BYTES
+    assert _memory(network, ones(1, 2, 5, 5))[0] == (2500 + 1000 + 3 * 50) * BYTES
 
 
 def test_memory_of_a_step_holds_the_gradients_of_what_trains():
     network = nn.Linear(300, 200, bias=False)
     # weights, input, output, cotangent, gradient
-    assert _memory(network, (_ones(1, 300),)) == ((60_000 + 500) * BYTES, (120_000 + 700) * BYTES)
+    assert _memory(network, (ones(1, 300),)) == ((60_000 + 500) * BYTES, (120_000 + 700) * BYTES)
     assert network.weight.grad is None
     network.requires_grad_(False)
-    assert _memory(network, (_ones(1, 300),))[1] is None
+    assert _memory(network, (ones(1, 300),))[1] is None
 
 
 def test_memory_of_a_step_of_what_cannot_be_trained():
@@ -103,7 +88,7 @@ def test_a_step_that_does_not_fit_into_memory_is_not_one_that_cannot_be_trained(
 
 def test_memory_sees_tensors_inside_structures():
     found = FunctionNetwork(lambda x: {"maps": [x + 1, (x + 2,)], "count": 3})
-    assert _memory(found, _ones(1, 1, 5, 7))[0] == 3 * 35 * BYTES
+    assert _memory(found, ones(1, 1, 5, 7))[0] == 3 * 35 * BYTES
 
 
 @pytest.mark.parametrize("layout", ["coo", "csr", "csc", "bsr", "bsc"])
@@ -138,9 +123,9 @@ def test_memory_of_a_sparse_weight_is_in_that_of_the_forward():
     places = torch.tensor([[0, 4, 5], [3, 1, 2]])
     network = FunctionNetwork(lambda x: x.flatten(1))
     network.register_buffer("dense", torch.zeros(5))
-    bare = _memory(network, _ones(1, 1, 5, 7))[0]
+    bare = _memory(network, ones(1, 1, 5, 7))[0]
     network.register_buffer("table", torch.sparse_coo_tensor(places, torch.ones(3), (600, 400), check_invariants=True))
-    assert _memory(network, _ones(1, 1, 5, 7))[0] == bare + 6 * 8 + 3 * BYTES
+    assert _memory(network, ones(1, 1, 5, 7))[0] == bare + 6 * 8 + 3 * BYTES
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no MKL-DNN")

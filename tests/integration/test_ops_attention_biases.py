@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from saccade.ops import attention as module
 from saccade.ops.attention import attention, attention_definition
 
 FORMS = pytest.mark.parametrize("form", [attention, attention_definition], ids=["fast", "definition"])
@@ -51,12 +50,6 @@ def run(form, tensors, scale, cotangent):
     return dict(zip(names, (y.detach(), *torch.autograd.grad(y, leaves, cotangent.to(y.dtype))), strict=True))
 
 
-@pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
-def buffer(request, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_NUMEL", request.param)
-    monkeypatch.setattr(module, "_SAVED_BLOCK_NUMEL", request.param)
-
-
 @FORMS
 def test_terms_by_hand(form):
     # Keys of no content on a 2×2 map. The first query: ln 3 for the lower row, weights 1, 1, 3, 3 of 8 on the values.
@@ -68,7 +61,7 @@ def test_terms_by_hand(form):
     torch.testing.assert_close(form(q, k, v, 7.0, down, across), expected)
 
 
-@pytest.mark.usefixtures("buffer")
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("name", CONFIGS)
 def test_fast_form_equals_definition(name):
     tensors, scale, cotangent = operands(CONFIGS[name])

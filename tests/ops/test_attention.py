@@ -78,12 +78,6 @@ def blocks(name):
     return (1 if name in SMALL else 2) * math.ceil(math.prod(lead) / several) * math.ceil(rows / step)
 
 
-@pytest.fixture(params=[2**20, 700, 1], ids=["one block", "ragged blocks", "row by row"])
-def buffer(request, monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_NUMEL", request.param)
-    monkeypatch.setattr(module, "_SAVED_BLOCK_NUMEL", request.param)
-
-
 # ------------------------------------------------------------------------------------------------- by hand, referee
 
 
@@ -114,7 +108,7 @@ def test_definition_equals_pytorch(name):
         )
 
 
-@pytest.mark.usefixtures("buffer")
+@pytest.mark.usefixtures("block")
 @pytest.mark.parametrize("name", ALL)
 def test_fast_form_equals_definition(name):
     tensors, scale, cotangent = operands(ALL[name])

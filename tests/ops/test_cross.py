@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from saccade import create
-from saccade.ops import eager
 from saccade.ops.cross import cross_gated, cross_gated_definition
 
 SHAPES = [(2, 3, 5, 4), (3, 2, 1, 7), (1, 4, 1, 1)]
@@ -20,12 +19,6 @@ GATES = {
     "rows alone": lambda r, c, w: (w * r, torch.ones_like(c)),
     "neither": lambda r, c, w: (w.expand(r.shape), w.expand(c.shape) + 1),
 }
-
-
-@pytest.fixture(params=[7, 32, 1 << 18], ids=["a map", "channels", "at once"])
-def piece(request, monkeypatch):
-    """Pieces of a few values, of an image or two, of all."""
-    monkeypatch.setattr(eager, "PIECE_NUMEL", request.param)
 
 
 @pytest.mark.usefixtures("piece")

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from saccade.bases import Gate
-from saccade.ops import eager
 from saccade.ops.self_gating import gated_by, gated_by_definition
 
 SHAPES = [(2, 3, 5, 4), (3, 2, 7, 3), (1, 4, 1, 1)]
@@ -27,12 +26,6 @@ GATES = {
     "channels_last": lambda x, w: (w * x).contiguous(memory_format=torch.channels_last),
     "one for all images": lambda x, w: w.view(1, 1, 1, 1) + 0 * x.mean(),
 }
-
-
-@pytest.fixture(params=[7, 32, 1 << 18], ids=["rows", "channels", "at once"])
-def piece(request, monkeypatch):
-    """Pieces of a few values, of an image or two, of all."""
-    monkeypatch.setattr(eager, "PIECE_NUMEL", request.param)
 
 
 @pytest.mark.usefixtures("piece")

@@ -5,6 +5,10 @@ import json
 import numpy as np
 from safetensors.numpy import save_file
 
+from saccade import Recipe
+from saccade.study.arms import arms
+from saccade.study.plan import Study
+
 LABELS = np.arange(100, dtype=np.int32) % 10
 ENVIRONMENT = {"device": "cpu", "accelerator": None, "cpu": "a", "python": "3.11", "packages": {"torch": "2.11"}}
 TRIVIAL = {"answer": "the most frequent class", "scores": {"top-1": 10.0, "top-5": 50.0, "NLL": 2.3}}
@@ -33,3 +37,15 @@ def finish(run, top1, **more):
         "diverged": None,
     }  # fmt: skip
     (run.folder / "done.json").write_text(json.dumps(done | more))
+
+
+SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
+
+
+def finished_study(folder):
+    """Write a study of ``none`` and ``se`` with three seeds, whose runs have ``SCORES``."""
+    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), folder, 1.0)
+    plan.write()
+    for run in plan.runs():
+        finish(run, SCORES[run.arm.name, run.seed])
+    return plan

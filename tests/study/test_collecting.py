@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from finished_runs import finish
+from finished_runs import finish, finished_study
 from older_versions import as_before
 from safetensors.numpy import load_file, save_file
 
@@ -12,8 +12,6 @@ from saccade import Recipe, UserError
 from saccade.study.arms import arms
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
-
-SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
 
 
 def _change(run, **facts):
@@ -23,11 +21,7 @@ def _change(run, **facts):
 
 @pytest.fixture
 def study(tmp_path):
-    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s", 1.0)
-    plan.write()
-    for run in plan.runs():
-        finish(run, SCORES[run.arm.name, run.seed])
-    return plan
+    return finished_study(tmp_path / "s")
 
 
 def test_scores_means_and_differences(study):

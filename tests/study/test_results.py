@@ -3,24 +3,15 @@
 import json
 
 import pytest
-from finished_runs import finish
+from finished_runs import finished_study
 
-from saccade import Recipe
-from saccade.study.arms import arms
 from saccade.study.collecting import collect
-from saccade.study.plan import Study
 from saccade.study.report.writing import json_text
-
-SCORES = {("none", 0): 90.0, ("none", 1): 91.0, ("none", 2): 92.0, ("se", 0): 91.0, ("se", 1): 93.0, ("se", 2): 92.0}
 
 
 @pytest.fixture
 def study(tmp_path):
-    plan = Study(Recipe(), arms(["se"]), (0, 1, 2), tmp_path / "s", 1.0)
-    plan.write()
-    for run in plan.runs():
-        finish(run, SCORES[run.arm.name, run.seed])
-    return plan
+    return finished_study(tmp_path / "s")
 
 
 def test_results_are_written_as_strict_json(study):

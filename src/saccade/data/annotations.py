@@ -97,7 +97,7 @@ class ImageAnnotations:
         size: (width, height) of the image in the file; None if not given.
         relative: True if coordinates are fractions of the image size.
         remarks: (kind, place) of each object left out or marked difficult; kinds are keys of ``_CLEANING_NOTES``.
-        problem: message of a :class:`LabelError`; empty if there is none.
+        problem: message of a :class:`LabelError`; empty for valid annotations.
     """
 
     file_name: str

@@ -64,8 +64,8 @@ class Columns:
         labels: one column of text, or several 0/1 columns.
         form: ``label``: one label per row; ``delimited``: several in one cell; ``flags``: 0/1 columns.
         delimiter: separator of the labels in a cell; empty unless ``delimited``.
-        split: column of the splits; None if there is none.
-        group: column of the groups; None if there is none.
+        split: column of the splits, or None.
+        group: column of the groups, or None.
     """
 
     image: str

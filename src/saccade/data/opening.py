@@ -45,7 +45,7 @@ class ReadResult(NamedTuple):
         pixels: uint8 (3, H, W); None for a broken file.
         size: (width, height) of the upright image in the file; None for a broken file.
         content: byte count and CRC-32 of the file; None for a broken file.
-        problem: error message, which is a predicate of the file; empty if there is none.
+        problem: error message, which is a predicate of the file; empty for a readable file.
     """
 
     pixels: NDArray[np.uint8] | None

@@ -119,7 +119,7 @@ class Splits:
     Attributes:
         train: training images.
         test: test images, never augmented.
-        val: validation images, on which a training phase may choose its best epoch; None if there are none.
+        val: validation images, on which a training phase may choose its best epoch, or None.
         target: kind of the targets, see ``Target``.
         classes: class names; labels are indices into this list.
         channels: number of image channels, 1 or 3.

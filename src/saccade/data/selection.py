@@ -120,7 +120,7 @@ def _hold_back_test(
 
 
 def _partial_groups(survey: Survey, full: list[list[Path]], subset: list[list[Path]]) -> list[str]:
-    """Return a clause on test groups made incomplete by subsampling, in a list; [] if there are none."""
+    """Return a clause on test groups made incomplete by subsampling, as a list; [] if all are complete."""
     if not survey.groups or full is subset:
         return []
     full_counts, counts = (

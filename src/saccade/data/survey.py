@@ -32,6 +32,7 @@ __all__ = [
     "make_survey",
     "no_source_error",
     "read_class_names",
+    "read_header",
     "read_lines",
     "subfolders",
 ]
@@ -240,6 +241,15 @@ def files_in(folder: Path, extensions: tuple[str, ...]) -> dict[str, Path]:
         return {name: paths[name] for name in visible_names(paths) if paths[name].is_file()}
     except OSError as error:
         raise_unreadable_folder(error)
+
+
+def read_header(path: Path, n_bytes: int) -> bytes:
+    """Return the first ``n_bytes`` bytes of a file; b"" if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return b""
 
 
 def read_lines(path: Path) -> list[str]:

@@ -175,7 +175,7 @@ def _ancestors(
 
 
 def _last_ungated(structure: Structure, maps: set[ValueKey]) -> set[ValueKey]:
-    """Return the last ungated module output in ``maps``, in a set; empty if there is none."""
+    """Return the last ungated module output in ``maps`` as a set, or an empty set."""
     module_outputs = {call.single_output for calls in structure.maps.values() for call in calls}
     remaining = (maps - _gated(structure, maps)) & module_outputs
     return {max(remaining, key=lambda key: structure.trace.values[key].tick)} if remaining else set()

@@ -128,7 +128,7 @@ def _timm_builder(name: str, subject: str, trusted: bool) -> Callable[..., Any]:
 
 
 def _passed_builder(name: str, code: Any, subject: str) -> Callable[..., Any]:
-    """Return the function registered in this process; raise UserError if there is none."""
+    """Return the function registered in this process; raise UserError without one."""
     function = builders.find_registered((name, code))
     if function is None:
         raise UserError(

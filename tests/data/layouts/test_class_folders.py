@@ -517,11 +517,8 @@ def test_packed_sets_are_named_and_never_unpickled(tmp_path, name, monkeypatch):
     assert mark.exists()  # the twin: the trap works
 
 
-def test_real_photographs():
-    data = os.environ.get("SACCADE_DATA")
-    if not data:
-        pytest.skip("SACCADE_DATA is unset: no real images here")
-    split = opened(Path(data) / "cifar10", train_images=200, test_images=100)
+def test_real_photographs(real_data):
+    split = opened(real_data / "cifar10", train_images=200, test_images=100)
     assert split.size == (32, 32)
     assert split.classes[0] == "airplane"
     assert [labels(split.train).count(k) for k in range(10)] == [20] * 10

@@ -319,18 +319,15 @@ def test_a_sheet_names_the_labels(tmp_path):
                                                                        ["a", "2", "1", "1"]]  # fmt: skip
 
 
-def test_real_chest_radiographs_and_photographs():
-    data = os.environ.get("SACCADE_DATA")
-    if not data:
-        pytest.skip("SACCADE_DATA is unset: no real images here")
-    split = open_data(Data(source=f"{data}/nih_cxr1000", size=32, train_images=60, test_images=30), "vector")
+def test_real_chest_radiographs_and_photographs(real_data):
+    split = open_data(Data(source=f"{real_data}/nih_cxr1000", size=32, train_images=60, test_images=30), "vector")
     assert (len(split.train), len(split.test), len(split.val)) == (60, 30, 100)
     assert (len(split.classes), split.classes[0], split.classes[-1]) == (14, "Atelectasis", "Hernia")
     assert len(set(split.test.groups)) <= 30
     share = np.mean([split.train.target(i)[split.classes.index("Pneumonia")] for i in range(60)])
     assert 0.3 < share < 0.7
     with pytest.raises(UserError, match="143 of 143 classes have 1 image, such as 'African crocodile'; at least one"):
-        open_data(Data(source=f"{data}/imagenet_sample"), "label")
+        open_data(Data(source=f"{real_data}/imagenet_sample"), "label")
 
 
 def test_a_table_is_read_once_and_anew_when_it_changes(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Images and a table of fixations: read, moved with their images, and every way in which rows are wrong."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -179,11 +178,8 @@ def test_a_sheet_shows_where_people_looked(tmp_path):
     assert cells[0].image[0][torch.from_numpy(cells[0].masks[0])].min() == 255
 
 
-def test_real_fixations():
-    data = os.environ.get("SACCADE_DATA")
-    if not data:
-        pytest.skip("SACCADE_DATA is unset: no real images here")
-    split = open_data(Data(source=f"{data}/osie", size=(48, 64), train_images=20, test_images=10), "fixations")
+def test_real_fixations(real_data):
+    split = open_data(Data(source=f"{real_data}/osie", size=(48, 64), train_images=20, test_images=10), "fixations")
     assert (len(split.train), len(split.test)) == (20, 10)
     targets = [split.train.target(i) for i in range(20)]
     assert min(len(target["points"]) for target in targets) > 50

@@ -1,7 +1,6 @@
 """Images and masks of one name: every nesting, what masks may hold, and every way in which a pair is refused."""
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -389,11 +388,8 @@ def test_for_a_task_without_targets_masks_are_not_read(tmp_path):
         opened(tmp_path)
 
 
-def test_real_street_scenes():
-    data = os.environ.get("SACCADE_DATA")
-    if not data:
-        pytest.skip("SACCADE_DATA is unset: no real images here")
-    split = open_data(Data(source=f"{data}/camvid", size=(90, 120), train_images=20, test_images=10), "mask")
+def test_real_street_scenes(real_data):
+    split = open_data(Data(source=f"{real_data}/camvid", size=(90, 120), train_images=20, test_images=10), "mask")
     assert (len(split.train), len(split.test), len(split.val)) == (20, 10, 101)
     assert len(split.classes) == 11
     assert split.classes[0] == "sky"

@@ -1,7 +1,6 @@
 """Pascal VOC as VOC, LabelImg, Roboflow and CVAT write it, boxes and masks, and XML that lies."""
 
 import json
-import os
 import re
 import time
 
@@ -440,17 +439,14 @@ def test_the_verb_describes(tmp_path):
     assert facts["parts"][0] == {"name": "train", "images": 6, "classes": {"cat": 3, "dog": 3}}
 
 
-def test_real_blood_cells():
+def test_real_blood_cells(real_data):
     """BCCD: boxes of three classes on 364 photographs; two boxes have no area."""
-    data = os.environ.get("SACCADE_DATA")
-    if not data:
-        pytest.skip("SACCADE_DATA is unset: no real images here")
-    facts = described(f"{data}/bccd")
+    facts = described(f"{real_data}/bccd")
     assert facts["refused"] == []
     assert facts["used"] == {"train": 205, "test": 72, "val": 87}
     assert list(facts["parts"][0]["classes"]) == ["Platelets", "RBC", "WBC"]
     assert any(note.startswith("2 objects without area are left out") for note in facts["notes"])
-    split = opened(f"{data}/bccd", size=(240, 320), train_images=20, test_images=10)
+    split = opened(f"{real_data}/bccd", size=(240, 320), train_images=20, test_images=10)
     labels = [label for i in range(20) for label in split.train.target(i)["labels"].tolist()]
     assert labels.count(1) > labels.count(2) > 0  # red cells outnumber white ones
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import chain, islice
 from pathlib import Path
 
-from saccade.data.survey import subfolders
+from saccade.data.survey import read_header, subfolders
 from saccade.escaping import brief
 from saccade.imagefiles import is_image
 
@@ -83,7 +83,9 @@ def _labelimg(root: Path) -> str | None:
         ("xml", rb"<annotation[\s>]", "JPEGImages and Annotations"),
     ):
         files = islice(sorted(root.glob(f"*.{suffix}")), _MAX_FILES)
-        label_file = next((path for path in files if re.search(pattern, _read_header(path) + b"\n")), None)
+        label_file = next(
+            (path for path in files if re.search(pattern, read_header(path, _HEADER_BYTES) + b"\n")), None
+        )
         image = label_file and next(
             (path for path in root.glob("*") if is_image(path) and path.stem == label_file.stem), None
         )
@@ -104,12 +106,6 @@ def _find_file(root: Path, suffix: str, pattern: bytes) -> Path | None:
     files = chain.from_iterable(
         islice(sorted(folder.glob(f"*.{suffix}")), _MAX_FILES) for folder in (root, *subfolders(root))
     )
-    return next((path for path in islice(files, 5 * _MAX_FILES) if regex.search(_read_header(path))), None)
-
-
-def _read_header(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
-    except OSError:
-        return b""
+    return next(
+        (path for path in islice(files, 5 * _MAX_FILES) if regex.search(read_header(path, _HEADER_BYTES))), None
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from saccade.data.annotations import Annotation, ImageAnnotations, LabelError
+from saccade.data.survey import read_header
 from saccade.escaping import brief
 
 __all__ = ["read_annotation", "starts_like_voc"]
@@ -23,11 +24,7 @@ class _NoDoctypeBuilder(ElementTree.TreeBuilder):
 
 def starts_like_voc(path: Path) -> bool:
     """Return True if the header holds an ``annotation`` element; CVAT's own XML has ``annotations``."""
-    try:
-        with path.open("rb") as file:
-            header = file.read(2**12)
-    except OSError:
-        return False
+    header = read_header(path, 2**12)
     return b"<annotation>" in header or b"<annotation " in header
 
 

@@ -118,7 +118,7 @@ def _read_entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[st
 
 
 def _split_label(line: str) -> tuple[str, str]:
-    """Return path and label of a line; the label is the text after the image suffix, "" if there is none."""
+    """Return path and label of a line; the label is the text after the image suffix, possibly ""."""
     match = None if is_image(Path(line)) else _LABELLED.fullmatch(line)
     return (match[1], match[2]) if match else (line, "")
 

@@ -27,7 +27,7 @@ from saccade.data.layouts._coco_json import CocoFile, read_coco
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts._list_paths import check_inside
 from saccade.data.layouts.class_folders import ClassFolders
-from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, subfolders
+from saccade.data.survey import SplitFiles, Survey, assign_splits, keep_images, make_survey, read_header, subfolders
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -122,21 +122,13 @@ def _json_files(root: Path) -> list[Path]:
 
 
 def _starts_like_coco(path: Path) -> bool:
-    return _JSON_START.match(_read_header(path)) is not None
+    return _JSON_START.match(read_header(path, _HEADER_BYTES)) is not None
 
 
 def _may_have_two_lists(path: Path) -> bool:
     """Return True if the header names two of COCO's three lists, or the file is longer than the header read."""
-    header = _read_header(path)
+    header = read_header(path, _HEADER_BYTES)
     return len(header) == _HEADER_BYTES or sum(name in header for name in _LISTS) > 1
-
-
-def _read_header(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
-    except OSError:
-        return b""
 
 
 def _files_by_split(root: Path, notes: list[str]) -> dict[str, _SplitFile]:

@@ -92,7 +92,7 @@ class Csv(TableLayout):
         return sorted({names[0] if names[1:] else "" for names in paths})
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
-        """Return the tables that name images; raise UserError if there are none."""
+        """Return the tables that name images; raise UserError if no table does."""
         files = files_in(root, _SUFFIXES)
         if "file" in options:
             name = str(options["file"])

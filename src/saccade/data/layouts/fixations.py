@@ -138,7 +138,7 @@ class FixationLayout(FolderLayout):
 
 
 def _find_table(root: Path) -> _FixationTable | str:
-    """Return the table of fixations, or a clause with the reason why there is none."""
+    """Return the table of fixations, or a clause that says why it cannot be found."""
     reason = "it has no .csv with the columns image, x and y"
     index: ImageIndex | None = None
     for name, path in files_in(root, (".csv", ".tsv")).items():

@@ -111,7 +111,7 @@ class ImageMasks(MaskFolderLayout):
 
 
 def training_pair(root: Path) -> tuple[Path, Path] | None:
-    """Return the folders of training images and masks, whether or not their names match; None if there are none."""
+    """Return the folders of training images and masks, whether or not their names match, or None."""
     pairs, _ = _pairs_by_split(root)
     return (pairs["train"].images, pairs["train"].masks) if "train" in pairs else None
 

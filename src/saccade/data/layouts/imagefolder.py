@@ -42,7 +42,7 @@ class ImageFolder(TableLayout):
     rank = 56
 
     def find_tables(self, root: Path, options: Mapping[str, Any]) -> FolderTables:
-        """Return the table of the folder or of each split; raise UserError if there is none."""
+        """Return the table of the folder or of each split; raise UserError if the folder has no table."""
         paths = _tables_by_split(root)
         if "train" not in paths:
             has_parquet = any((folder / "metadata.parquet").is_file() for folder in (root, root / "train"))

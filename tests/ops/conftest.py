@@ -1,0 +1,5 @@
+"""Fixtures of several operators."""
+
+from block_sizes import block, piece
+
+__all__ = ["block", "piece"]
