@@ -12,7 +12,7 @@ The parts, each of which goes on where something fails:
     neutral    12 hosts × all mechanisms that are plugged: outputs, gradients and buffers bit for bit as without
     compile    some mechanisms as one graph (torch.compile, fullgraph)
     compare    ``saccade compare`` on digits through the command line
-    tests      tests/gpu
+    tests      benchmarks/tests/test_cuda.py
 
 Units run in processes of their own, some at a time but where time is measured: one that breaks the CUDA context, dies
 or hangs is named, and the rest goes on in a new process. ``--out`` gets rows.jsonl (a line a unit, as it ends),
@@ -46,6 +46,7 @@ __all__ = ["PARTS", "Runner", "main", "units"]
 
 SCRIPT = Path(__file__).resolve()
 ROOT = SCRIPT.parents[1]
+TESTS = "benchmarks/tests/test_cuda.py"
 SHARES = {"values": 3.0, "speed": 5.0, "neutral": 4.0, "compile": 2.0, "compare": 3.0, "tests": 1.0}
 """Of the time that is left, the part of each."""
 PARTS = tuple(SHARES)
@@ -280,7 +281,7 @@ def _stop(child: subprocess.Popen[str]) -> None:
 def _command(part: str, options: argparse.Namespace, study: str) -> list[str]:
     """The command that is the part "compare" or "tests"."""
     if part == "tests":
-        return [sys.executable, "-m", "pytest", "tests/gpu", "-q", "-n", "0", "-rs", "-W", "default"]
+        return [sys.executable, "-m", "pytest", TESTS, "-q", "-n", "0", "-rs", "-W", "default"]
     small = ["training.epochs=1", "data.train_images=200", "data.test_images=100"]
     settings = small if options.small else ["training.epochs=2"]
     return [

@@ -14,20 +14,21 @@ Row = dict[str, Any]
 
 MEANING = {
     "values": (
-        "Float32 on the device (no TF32) against float64 on the CPU: result and every gradient, relative to their "
-        "length. An error may be three times (ten times for tensors of fewer than 16 values) the larger of float32's "
-        "on the CPU and what one rounding of every operand makes of the float64 result. `of allowed` is the largest "
-        "error by what it may be. Autocast: error of the result; every gradient is finite."
+        "Float32 on the device (no TF32) against float64 on the CPU: the result and every gradient, relative to their "
+        "norm. The error may be three times (ten times for tensors of fewer than 16 values) the larger of the CPU's "
+        "float32 error and the change of the float64 result when every operand is rounded once. `of allowed` is the "
+        "largest error as a fraction of that limit. Autocast columns: error of the result; every gradient is finite."
     ),
     "speed": (
-        "Medians of rounds by turns between CUDA events (on a CPU: of the wall clock), 5 % to 95 % in brackets; "
-        "launches are included, and the maps stay in the cache. A ratio is theirs by ours, with its 95 % bootstrap "
-        "interval. Peak memory: live at once in a step, besides parameters and map. No TF32, cuDNN deterministic."
+        "Medians of rounds in turns between CUDA events (on a CPU: of the wall clock), 5 % to 95 % in brackets; kernel "
+        "launches are included and the maps stay in the cache. A ratio is the other implementation's time over ours, "
+        "with its 95 % bootstrap interval. Peak memory is that of a step, without parameters and map. No TF32, cuDNN "
+        "deterministic."
     ),
     "neutral": (
-        "A plugged host against the same host bare, none of them fresh: outputs in eval and train mode, gradients and "
-        "buffers bit for bit. What a host itself does not repeat bit for bit on the device is compared to rounding "
-        "and named. With a = 1 each must differ."
+        "A plugged host against the same host without plugs, with random parameters: outputs in eval and training "
+        "mode, gradients and buffers, bit for bit. Hosts that do not repeat their own result bit for bit on the device "
+        "are compared to rounding and named. With a = 1 each must differ."
     ),
     "compile": "One graph of each mechanism (`fullgraph=True`), forward and backward, against eager on the device.",
     "compare": "`saccade compare` through the command line.",
@@ -54,8 +55,8 @@ def page(facts: Mapping[str, Any], rows: Sequence[Row]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items() if version)
     parts = [
         "# On a GPU",
-        f"```\n{facts['command']}\n```",
-        f"made this page on {card}; CUDA {facts['cuda']}, Python {facts['python']}, {versions}; {facts['cpu']}, "
+        f"This command makes the page:\n\n```\n{facts['command']}\n```",
+        f"Measured on {card}; CUDA {facts['cuda']}, Python {facts['python']}, {versions}; {facts['cpu']}, "
         f"{facts['cores']} cores." + (" Tiny maps: a trial of the script." if facts.get("small") else ""),
         _table(["part", "ok", "off", "error", "refused", "skipped", "not reached"], _counts(rows)),
     ]

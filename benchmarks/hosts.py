@@ -47,26 +47,22 @@ from conditions import CORE, DEEP, WIDE, Case, Condition
 from host_zoo import HOSTS, ORIGINAL
 
 LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "transformers")
-ONE_SIZE = "it needs maps of one size, and this host is called with pictures of several"
-HEAD = """# Hosts
+ONE_SIZE = "it needs maps of one size, and this host is called with images of several"
+HEAD = """# Networks tried
 
-{good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts, {timm} of them of timm, and
+{good} of {total} pairs hold, {refused} are refused, {failed} fail: {hosts} hosts, {timm} of them from timm, and
 {columns} mechanisms, each where its paper puts it or at the next position that the host has. `timm` hosts are the
-smallest members of their families, some shortened; `own` are networks written to make it hard
-([adversarial_hosts.py](../benchmarks/adversarial_hosts.py)); how each is made stands in
-[host_zoo.py](../benchmarks/host_zoo.py).
+smallest members of their families, some shortened; `own` are networks written to be difficult
+([adversarial_hosts.py](../benchmarks/adversarial_hosts.py)). [host_zoo.py](../benchmarks/host_zoo.py) builds them all.
 
 ```
 {command}
 ```
 
-made this page with {versions}.
+makes this page; {versions}.
 
-A pair holds if every condition that was tried on it does. They are defined at the head of
-[hosts.py](../benchmarks/hosts.py); the number of hosts on which each was tried:
-{conditions}.
-A pair that is refused is refused with a message: by `plug`, and the host is left as it was, or by the mechanism when a
-map of another size comes. The number behind it is that of the [reason](#refusals).
+A pair holds if every condition tried on it holds; [hosts.py](../benchmarks/hosts.py) defines them. Hosts per condition:
+{conditions}. A refused pair gets a message and leaves the host unchanged; the number is its [reason](#refusals).
 """
 
 

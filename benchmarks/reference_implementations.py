@@ -274,7 +274,7 @@ def _torchvision_deform(ours: Any) -> nn.Module:
 
 def _dat(ours: Any) -> nn.Module:
     whole = importlib.import_module("saccade.ops.relative").relative_bias_definition
-    unbounded = {"AT_ONCE": 2**62, "KEPT": 2**62}  # all weights at once, and kept
+    unbounded = {"MAX_CHUNK": 2**62, "MAX_SAVED": 2**62}  # all weights at once, and kept
     return Swapped(ours, {"relative_bias": whole, "table_runs": lambda table: table} | unbounded)
 
 

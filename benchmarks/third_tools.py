@@ -286,18 +286,19 @@ def page(found: list[Row], command: str) -> str:
     kinds = ("equal", "raises", "not applicable", "fails")
     versions = ", ".join(f"{name} {_version(name)}" for name in LIBRARIES)
     lines = [
-        "# Tools of other libraries",
+        "# Tools tried",
         "",
-        f"{total['equal']} of {len(fits)} results are equal to the oracle's, {total['raises']} are errors that name "
-        f"the lost plugs or the plugged class, {total['not applicable']} tools do not apply, {total['fails']} fail: "
-        f"{len({h for h, _ in pairs})} hosts, {len({m for _, m in pairs})} mechanisms, {len(pairs)} pairs.",
+        f"Tools of other libraries on plugged networks: {len({h for h, _ in pairs})} hosts, "
+        f"{len({m for _, m in pairs})} mechanisms, {len(pairs)} pairs. {total['equal']} of {len(fits)} results equal "
+        f"the oracle's, {total['raises']} are errors that name the lost plugs or the plugged class, "
+        f"{total['not applicable']} tools do not apply, {total['fails']} fail.",
         "",
-        "The oracle is the same network, unplugged, whose modules' `forward` calls the plugs by hand. After a tool the "
-        "plugged network computes what the oracle computes (equal), or an error says that it cannot (raises). A tool "
-        "does not apply where it raises the same error on the network without plugs, changes what that computes, has "
-        "nothing to work on, or is not installed. Anything else is wrong (fails). No network is fresh; every "
-        "`a` is 0.5. Equality means bit for bit for copies, and 1e-4 of the largest value elsewhere; what differs "
-        "more in float32 is judged again in float64, to 1e-9.",
+        "The oracle is the same network without plugs, whose modules' `forward` calls the mechanisms by hand. After a "
+        "tool the plugged network must compute the same (equal) or raise an error that says it cannot (raises). A tool "
+        "does not apply if it raises the same error on the network without plugs, changes what that computes, has "
+        "nothing to do, or is not installed. Anything else fails. All networks have random parameters; every `a` is "
+        "0.5. Equal means bit for bit for copies, and 1e-4 of the largest value otherwise; larger differences in "
+        "float32 are checked again in float64, to 1e-9.",
         "",
         f"Not tried in this run: {', '.join(left)}." if (left := _left(fits)) else "Every host was tried.",
         "",

@@ -45,7 +45,9 @@ def stranger(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert sorted(set(NAMES) - set(saccade.list_mechanisms())) == []
+    names = saccade.list_mechanisms()
+    assert sorted(set(NAMES) - set(names)) == []
+    assert names == sorted(set(names))
 
 
 @pytest.mark.parametrize("name", NAMES)

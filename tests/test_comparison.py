@@ -37,7 +37,7 @@ def build(num_classes, in_chans):
     return Net(num_classes, in_chans)
 
 results = saccade.compare(
-    "digits", build, ["none", "se", "das"], seeds=1, slots=1, device="cpu", out="study", settings={TINY}
+    "digits", build, ["none", "se", "das"], seeds=2, slots=1, device="cpu", out="study", settings={TINY}
 )
 print([arm.arm.name for arm in results.arms], results.complete)
 """
@@ -68,7 +68,7 @@ def test_a_script_compares_mechanisms_on_a_network_of_its_own(tmp_path):
     assert len(SCRIPT.strip().splitlines()) <= 15
     done = _python(["script.py"], tmp_path)
     assert done.stdout == "['none', 'se', 'das'] True\n", done.stderr
-    assert done.stderr.count("3/3") == 1, "the progress is on stderr, and no worker ran the script again"
+    assert done.stderr.count("6/6") == 1, "the progress is on stderr, and no worker ran the script again"
     report = (tmp_path / "study/report.html").read_text()
     assert "lies in no module" not in report
     assert report.count('class="plane"') > 10, "pictures of the networks in the session that passed the function"

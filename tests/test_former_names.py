@@ -22,6 +22,8 @@ PICKLED = {
     "saccade.surgery.plug_module": ("Plug", "Seen"),
     "saccade.surgery.replaced": ("Note", "Replaced", "Stand", "_loading"),
     "saccade.surgery.sites": ("Site",),
+    "saccade.surgery.trainers": ("_Request",),
+    "saccade.cost.latency": ("Spread",),
 }
 SAVED = {
     "extra": "saccade.surgery.controls.extra:ExtraBottleneck",
@@ -75,10 +77,12 @@ def test_attributes_with_old_names_are_taken_over():
     assert isinstance(site, Site)
     assert site == last.module.site
     assert site.parent == "1"
-    plug = _aged(last.module, {"outputs": "relay"})
+    plug = _aged(last.module, {"outputs": "relay", "parent_state": "seen"})
     assert plug.outputs is first.module.outputs is not None
-    place = _aged(last.module.stage_readers[0], {"outputs": "relay"})
+    assert plug.parent_state is last.module.parent_state is not None
+    place = _aged(last.module.stage_readers[0], {"outputs": "relay", "sources": "sites"})
     assert place.outputs is first.module.outputs
+    assert place.sources == last.module.stage_readers[0].sources != ()
     with place.outputs.call():
         first.module.stage_readers[0](torch.ones(1, 8))
         assert [v.shape for v in place(torch.zeros(1, 8))] == [(1, 8)]

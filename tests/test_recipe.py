@@ -277,7 +277,7 @@ def test_a_recipe_of_before_these_keys_is_the_same_recipe(written):
         ({"distill_temperature": 2}, ["distill_temperature = 2.0 has no effect"]),
         ({"teacher_checkpoint": "a"}, ["teacher_checkpoint = 'a' has no effect"]),
         ({"loggers": ["tensorbord"]}, ["Did you mean 'tensorboard'?"]),
-        ({"phases": [{"name": "a", "epochs": 3}], "epochs": 9}, ["epochs = 9: the phases have 3 epochs in total"]),
+        ({"phases": [{"name": "a", "epochs": 3}], "epochs": 10}, ["epochs = 10: the phases have 3 epochs", "set 3"]),
         ({"phases": [{"name": "a", "epoch": 3}]}, ["no key 'training.phases.0.epoch'", "Did you mean 'epochs'?"]),
         ({"phases": [{"name": "a", "epochs": 0}]}, ["training.phases.0.epochs = 0"]),
         ({"phases": [{"name": "a", "epochs": 3, "lr": 0}]}, ["training.phases.0.lr = 0"]),

@@ -22,7 +22,7 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
         (FACTS | {"gate": ["0", "1"]}, "SPEC's gate must be (low, high) or text"),
         (FACTS | {"aliases": "g"}, "SPEC's aliases must be a list, got 'g'"),
         (FACTS | {"params": "C"}, "no key 'params'"),
-        (FACTS | {"beside": len}, "no key 'beside'"),
+        (FACTS | {"find_function": len}, "no key 'find_function'"),
         (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
         (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
         (FACTS | {"paper": {"authors": "A"}}, "missing"),

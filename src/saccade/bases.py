@@ -27,7 +27,7 @@ __all__ = [
 def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
     """Return x + weight·(changed − x), in the dtype and shape of x.
 
-    Weight 0 gives x bit for bit if ``changed`` is finite.
+    Weight 0 gives x bit for bit where ``changed`` − x is finite, else NaN.
     """
     return x + (weight * (changed - x)).to(x.dtype)
 
@@ -35,7 +35,7 @@ def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
 def match_strides(x: Tensor, y: Tensor) -> Tensor:
     """Return a copy of y (B, C, H, W) with the strides of x, because convolutions choose their algorithm by strides.
 
-    Return y itself if the shapes differ, x is not dense, or the call is traced.
+    Return y itself if the strides are equal, the shapes differ, x is not dense, or the call is traced.
     """
     if not isinstance(x, Tensor) or is_captured() or is_transformed() or y.shape != x.shape:
         return y
@@ -112,10 +112,10 @@ class Convolution(nn.Module, ABC):
         out_channels: number of output channels O; None means C.
         kernel_size: side k of the kernel.
         stride: stride of the convolution.
-        padding: zero padding; None means dilation·(k − 1)/2.
+        padding: zero padding; None means dilation·(k − 1)/2, which keeps the size at stride 1.
         dilation: spacing between kernel elements.
         groups: number of channel groups.
-        bias: True adds a bias.
+        bias: True adds a bias, initialised to 0.
 
     Raises:
         ValueError: a number is too small, ``groups`` does not divide the channels, or ``padding`` is None and

@@ -124,7 +124,8 @@ def call_arguments(
     ]  # fmt: skip
     if missing:
         raise UserError(
-            f"{builder_name} needs a value for {missing[0]!r}: give it with --set model.options.{missing[0]}=…"
+            f"{builder_name} needs a value for {missing[0]!r}: give it with --set model.options.{missing[0]}=… "
+            "(num_classes and in_chans are passed if it takes them)"
         )
     return arguments
 

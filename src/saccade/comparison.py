@@ -186,7 +186,7 @@ def forecast(
         design = _design(data, model, attention, **options)
         for event in design.events:
             notify(event)
-        from saccade.study.forecast import forecast_study as forecast_study  # imported late, because it imports torch
+        from saccade.study.forecast import forecast_study  # imported late, because it imports torch
 
         device, tuning = options.get("device", "auto"), design.tuning
         if tuning is None:
@@ -259,7 +259,7 @@ def _design(
     if address is not None and engine != "ray":
         raise UserError(f"address {address!r}: only a Ray cluster has an address; add --engine ray")
     grid = tuning_grid(_tune_arguments(tune), base)
-    study, tuning = _reserve_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
+    study, tuning = _find_folder(Study(base, study_arms, seed_values, _NO_FOLDER, margin), grid, tune_seeds, out)
     n_slots = slots or cpu_slots(base.training.threads, device)
 
     def describe(label: str, runs: int, folder: Path) -> str:
@@ -307,16 +307,18 @@ def _parse_seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
     return parse_seeds("".join(f"{seed}," for seed in seeds))
 
 
-def _reserve_folder(
+def _find_folder(
     study: Study, grid: Sequence[TunedSettings], tune_seeds: int, out: str | Path | None
 ) -> tuple[Study, Tuning | None]:
-    """Reserve ``out``, or the first of ``runs/<data>``, ``runs/<data>-2``, … that is free or holds this study.
+    """Return the study and its tuning in ``out``, or in the first of ``runs/<data>``, ``runs/<data>-2``, … that fits.
+
+    A folder fits if it is free or holds this study.
 
     Raises:
         UserError: ``out`` holds another study or cannot be written, or the tuned values do not suit the arms.
     """
 
-    def reserve(folder: Path) -> tuple[Study, Tuning | None]:
+    def place(folder: Path) -> tuple[Study, Tuning | None]:
         placed_study = replace(study, folder=folder)
         tuning = Tuning(placed_study, tuple(grid), tune_seeds) if grid else None
         if tuning is not None:
@@ -328,12 +330,12 @@ def _reserve_folder(
         return placed_study, tuning
 
     if out is not None:
-        return reserve(Path(out))
+        return place(Path(out))
     default_folder = Path("runs") / Path(study.base.data.source).name
     for number in count(1):
         folder = default_folder if number == 1 else default_folder.with_name(f"{default_folder.name}-{number}")
         try:
-            return reserve(folder)
+            return place(folder)
         except UserError:
             if (folder / "study.toml").exists() or (folder / TUNING / "study.toml").exists():
                 continue

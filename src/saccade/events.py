@@ -198,3 +198,10 @@ class RunEnded(Event):
     status: Literal["done", "diverged", "failed"]
     reason: str | None = None
     score: str = ""
+
+
+# Names until version 0.2.
+PicturesNotKept = ImagesNotCached
+Reporting = ReportBegan
+Checking = ChecksBegan
+EngineChanged = EngineStatus

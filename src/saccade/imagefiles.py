@@ -126,7 +126,7 @@ def expand_home(source: str) -> Path:
     try:
         return Path(source).expanduser()
     except RuntimeError:
-        raise UserError(f"cannot read {brief(source)}: the home folder of this user is unknown") from None
+        raise UserError(f"cannot read {brief(source)}: the home folder at its start is unknown") from None
 
 
 def resolve_inside(root: Path, text: str, owner: str) -> Path:

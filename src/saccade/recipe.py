@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +35,9 @@ __all__ = [
     "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Phase", "Recipe", "TaskSection", "Training",
     "builtin_recipe", "parse_setting", "short_repr",
 ]  # fmt: skip
+
+Task = TaskSection
+"""Former name, in pickles and imports of earlier versions."""
 
 
 class Recipe(RecipeBase):
@@ -178,6 +181,10 @@ def _error_message(error: Any) -> str:
         return str(error["msg"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"there is no key {key!r}.{did_you_mean(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
+    if error["type"] == "model_type":
+        return (
+            f"{key} = {short_repr(error['input'])}: a table of keys is needed, such as {key}.{next(iter(_keys([key])))}"
+        )
     message = f"{key} = {short_repr(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
     if error["type"] == "literal_error":
         suggestion = did_you_mean(str(error["input"]), re.findall(r"'([^']*)'", error["ctx"]["expected"]))
@@ -185,7 +192,7 @@ def _error_message(error: Any) -> str:
     return message
 
 
-def _keys(location: tuple[int | str, ...]) -> Iterable[str]:
+def _keys(location: Sequence[int | str]) -> Iterable[str]:
     """Return the keys of the section at ``location``."""
     if "phases" in location:
         return Phase.__dataclass_fields__

@@ -76,7 +76,7 @@ class Data(RecipeBase):
     skip_bad: bool = False
     """Leave out and count image files that cannot be read. By default they are an error."""
     split_seed: int = Field(0, ge=0, le=MAX_SEED)
-    """Seed of the held-out splits and of ``train_images``; all runs of a study share it."""
+    """Seed, for a whole study, of the held-out splits, ``train_images``, ``test_images`` and the digit scenes."""
     augment: tuple[Text, ...] = ()
     """Augmentations of training images, applied in this order: ``flip`` (horizontal), ``crop`` (shift by up to 1/8),
     ``color``, ``erase``; for images with one label also ``randaugment``, ``trivialaugment``, ``autoaugment`` (the
@@ -179,7 +179,7 @@ class Training(RecipeBase):
     eps: float | None = Field(None, gt=0, le=_MAX_FLOAT32)
     """Constant added to the denominator of ``adamw`` and ``rmsprop``. Default: 1e-8."""
     weight_decay: float = Field(5e-4, ge=0, le=_MAX_FLOAT32)
-    """Weight decay. It does not apply to biases and normalisation layers."""
+    """Weight decay. Not applied to biases and parameters of at most one dimension, such as a plug's factor ``a``."""
     schedule: Literal["cosine", "constant", "step", "multistep", "exponential"] = "cosine"
     """Schedule of the learning rate. ``step`` multiplies the rate by ``gamma`` every ``step_epochs`` epochs,
     ``multistep`` at ``milestones``, ``exponential`` every epoch. Epochs count from the start of the phase and include

@@ -28,7 +28,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAX_INT = 2**63
-"""Upper limit of whole numbers, exclusive."""
+"""Upper limit of whole numbers; fields exclude it."""
 DELETE_RUN_ADVICE = "Delete the folder {folder} and repeat the command: that run starts over."
 """Advice for a damaged file of a run."""
 
@@ -156,7 +156,7 @@ class _PlugStatistics(_Schema):
     mean: Float32 | None
     std: Float32 | None
     a: Float32 | None
-    """Learned mixing weight of the plug."""
+    """Learned factor ``a`` of the plug."""
 
 
 class EpochRow(_Schema):

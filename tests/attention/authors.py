@@ -1,6 +1,6 @@
 """The modules that must equal the authors' code: their options, the authors' names of their parameters, one pass.
 
-Used by `x, which demands equality, and ``test_near_misses.py``, which demands its absence.
+``test_attention_oracles.py`` requires equality, ``test_attention_near_misses.py`` its absence.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Deformable attention: places, biases and parts worked out on paper; the oracles are in test_oracles.py."""
+"""Deformable attention: places, biases and parts worked out on paper; the oracles are in test_attention_oracles.py."""
 
 from math import log, log2
 

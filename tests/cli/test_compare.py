@@ -276,10 +276,10 @@ def test_a_wrong_use_says_so_and_writes_nothing(name, desk, monkeypatch, capsys)
 
 
 def test_the_default_folder_steps_aside_for_another_study(desk, monkeypatch):
-    from saccade.comparison import _reserve_folder
+    from saccade.comparison import _find_folder
 
     def plan(seeds):
-        return _reserve_folder(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
+        return _find_folder(Study(Recipe(), arms(["se"]), seeds, Path(), 1.0), (), 1, None)[0]
 
     first = plan((0, 1))
     assert str(first.folder) == os.path.join("runs", "digits")

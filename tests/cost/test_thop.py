@@ -36,8 +36,8 @@ def _ours(network, x):
 
 @pytest.fixture(scope="module")
 def resnet():
-    """A ResNet of one bottleneck per stage, with the layers of resnet50."""
-    return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (1, 1, 1, 1))
+    """A ResNet of two bottlenecks per stage, with and without a projection, as in resnet50."""
+    return timm.models.resnet.ResNet(timm.models.resnet.Bottleneck, (2, 2, 2, 2))
 
 
 @pytest.mark.parametrize("mechanism", ["none", *saccade.list_mechanisms("plug")])

@@ -38,7 +38,7 @@ def test_corrections_are_counted_with_their_first_place():
 @pytest.mark.parametrize(
     ("one", "why"),
     [
-        (Annotation("a", (30, 5, 10, 20)), r"line 1 of a\.txt has a box whose x runs from 30 to 10; the smaller"),
+        (Annotation("a", (30, 5, 10, 20)), r"has a box whose x runs from 30 to 10; the smaller"),
         (Annotation("a", (3, 25, 10, 20)), r"a box whose y runs from 25 to 20"),
         (Annotation("a", (3, float("nan"), 10, 20)), r"a number that is not finite"),
         (Annotation("a", (70, 5, 90, 20)), r"a box 70 5 90 20 \(x1 y1 x2 y2\), outside its image of 60×40 pixels"),
@@ -49,6 +49,6 @@ def test_corrections_are_counted_with_their_first_place():
     ],
 )  # fmt: skip
 def test_a_faulty_object_refuses_its_image(one, why):
-    with pytest.raises(LabelError, match=rf"^has a faulty annotation: .*{why}"):
+    with pytest.raises(LabelError, match=rf"^has a faulty annotation: line 1 of a\.txt .*{why}"):
         cleaned_of(one)
     assert len(cleaned_of(Annotation("a", (50, 5, 62.9, 20)))[0]) == 1  # the twin

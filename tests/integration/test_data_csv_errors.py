@@ -110,7 +110,7 @@ LIES = {
         "line 3 of labels.csv names '/content/drive/1.png', which is absolute; a path relative to the data folder",
     ),
     "a path of Windows": (changed(ROWS, l3="C:\\x\\1.png,b"), "names 'C:\\\\x\\\\1.png', which is absolute"),
-    "a path out of the folder": (changed(ROWS, l3="../1.png,b"), "of labels.csv names '../1.png', which contains"),
+    "a path out of the folder": (changed(ROWS, l3="../1.png,b"), "of labels.csv names '../1.png', which contains '..'"),
     "a header and no rows": (ROWS[:1], "labels.csv has a header and no rows"),
     "an empty file": ([""], "labels.csv is empty"),
     "another encoding": (

@@ -31,7 +31,7 @@ PLACES = {
 STUDY = [
     "compare", "--task", "toy", "--model", "toy_net", "--attention", "none,tilt", "--controls", "noise",
     "--arm", "wild: training.lr=1e30", "--seeds", "2", "--device", "cpu",
-    "--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "data.size=16",
+    "--set", "training.epochs=3", "--set", "training.batch_size=16", "--set", "data.size=16",
 ]  # fmt: skip
 
 

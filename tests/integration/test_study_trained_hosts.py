@@ -58,7 +58,8 @@ def test_arms_with_other_preprocessing_are_reported(study):
     notes = [note.text for note in results.notes if note.kind == "hosts"]
     (taken,) = (text for text in notes if text.startswith("trained: Set to the values"))
     assert "data.mean = [0.25]" in taken
-    assert "folded into the convolutions. Their running statistics are frozen" in "\n".join(notes)
+    folded = [text for text in notes if "folded into the convolutions. Their running statistics are frozen" in text]
+    assert [text.partition(":")[0] for text in folded] == ["trained"]
     page = (study.folder / "report.html").read_text()
     assert "No pictures" not in page
     assert "folded into the convolutions" in page

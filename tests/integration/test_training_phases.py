@@ -153,7 +153,7 @@ def test_the_phases_of_a_recipe_are_those_of_a_network(phased, tmp_path, three):
     train(recipe.with_overrides({"training.phases": slower}), tmp_path / "slow", device="cpu", opener=lambda *_: three)
     assert not same_run(phased[0], tmp_path / "slow")
     rates = [[row["lr"] for row in rows(folder)[1:]] for folder in (phased[0], tmp_path / "slow")]
-    assert rates[1] == pytest.approx([0.01 * lr_factor for lr_factor in rates[0][:3]] + rates[0][3:])
+    assert rates[1] == pytest.approx([0.01 * rate for rate in rates[0][:3]] + rates[0][3:])
 
 
 def test_the_phases_of_a_network_and_of_a_recipe_exclude_each_other(tmp_path, train_in):

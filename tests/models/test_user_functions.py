@@ -126,8 +126,8 @@ def _probabilities(net, logits):
 
 
 BROKEN = {
-    "wrong classes": (lambda: Net(5), "gives shape (2, 5); logits of shape (2, 10) are needed; the data have "
-                      "10 classes: add an argument num_classes to the function"),
+    "wrong classes": (lambda: Net(5), "gives shape (2, 5) for 2 images; logits of shape (2, 10) are needed; the data "
+                      "have 10 classes: add an argument num_classes to the function"),
     "wrong channels": (lambda num_classes: Net(num_classes, 3), "to have 3 channels, but got 1 channels instead; the "
                        "images have 1 channels: add an argument in_chans to the function"),
     "softmax": (lambda: Net(head=_probabilities), "gives probabilities, which add up to 1 over the classes; logits are "
@@ -155,9 +155,9 @@ def test_a_broken_contract_is_explained(name):
 
 
 MASKS_BROKEN = {
-    "logits of the image": (Net, "gives shape (2, 11); logits of shape (2, 11, 32, 32) are needed"),
+    "logits of the image": (Net, "gives shape (2, 11) for 2 images; logits of shape (2, 11, 32, 32) are needed"),
     "smaller maps": (lambda num_classes, in_chans: Dense(num_classes, in_chans, up=False),
-                     "gives shape (2, 11, 16, 16); logits of shape (2, 11, 32, 32) are needed"),
+                     "gives shape (2, 11, 16, 16) for 2 images; logits of shape (2, 11, 32, 32) are needed"),
     "softmax": (lambda num_classes, in_chans: Dense(num_classes, in_chans, head=_probabilities), "gives probabilities"),
     "dict": (lambda num_classes, in_chans: Dense(num_classes, in_chans, head=lambda net, x: OrderedDict(out=x, aux=x)),
              "gives a OrderedDict with 'out', 'aux'; one tensor of logits of shape (2, 11, 32, 32) is needed"),

@@ -85,7 +85,8 @@ def test_assumed_error_from_the_test_images(tmp_path):
     assert known(500).sigma_from == "assumed: two runs differ in their answers on 15 % of 500 test images"
     assert known(2000, source=str(tmp_path)).sigmas == pytest.approx((0.6124, 1.0), abs=1e-4)
     assert known(2000, source=str(tmp_path)).sigma_from.endswith(
-        "the smallest is assumed: two runs differ in their answers on 15 % of 2000 test images"
+        "known after a first study; the smallest is assumed: two runs differ in their answers on 15 % of 2000 test "
+        "images"
     )
     assert known(100_000, source=str(tmp_path)).sigmas == forecast.ASSUMED_SDS
 

@@ -16,7 +16,7 @@ assert sys.argv[1] == "left" or keep_freed_memory()
 torch.manual_seed(0)
 weight = torch.randn(64, 3, 3, 3, requires_grad=True)
 x, seen = torch.randn(4, 3, 224, 224), []
-for _ in range(3):
+for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     loss = torch.relu(torch.conv2d(x, weight, padding=1)).square().mean()
     loss.backward()
@@ -34,7 +34,7 @@ def test_repeated_steps_need_no_new_pages_and_give_the_same_bytes():
 
     (kept, kept_numbers), (left, left_numbers) = run("kept"), run("left")
     assert kept_numbers == left_numbers
-    assert left > 5_000, "maps of 50 MB, made anew for each step"
+    assert left > 10_000, "maps of 50 MB, made anew for each step"
     assert kept < left / 5
 
 

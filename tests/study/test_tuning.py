@@ -81,7 +81,7 @@ class TestPlan:
         assert names[3:5] == ["none, lr=0.03", "se, lr=0.03"]
         other = plan("s", [{"training.lr": rate} for rate in (3.0, 1.0)])
         assert other.tuning_study.base.training.lr == 1.0, (
-            "the recipe's own is not tried: the first of the ladder stands in"
+            "the recipe's own value is not in the grid: the first of the grid takes its place"
         )
         assert other.grid == ({"training.lr": 1.0}, {"training.lr": 3.0})
 

@@ -6,7 +6,7 @@ from saccade import Recipe, UserError
 from saccade.study.tuning_grid import label, tuning_grid
 
 
-class TestLadder:
+class TestGrid:
     base = Recipe().with_overrides({"training.lr": 0.006})
 
     def test_a_key_without_values_gets_three_defaults(self):

@@ -133,5 +133,7 @@ def test_drawings():
 def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 8)
     assert task(classes="abc").output_problem(torch.zeros(2, 3), images) is None
-    assert "gives shape (2, 4); logits of shape (2, 3)" in task(classes="abc").output_problem(torch.zeros(2, 4), images)
+    assert "gives shape (2, 4) for 2 images; logits of shape (2, 3)" in task(classes="abc").output_problem(
+        torch.zeros(2, 4), images
+    )
     assert "gives a tuple" in task().output_problem((), images)

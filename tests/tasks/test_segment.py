@@ -209,7 +209,7 @@ def test_a_dense_network_is_not_wrapped(monkeypatch):
 def test_wrong_outputs_are_described():
     images = torch.zeros(2, 1, 8, 6)
     assert task().output_problem(torch.zeros(2, CLASSES, 8, 6), images) is None
-    assert "gives shape (2, 5, 4, 3); logits of shape (2, 5, 8, 6)" in task().output_problem(
+    assert "gives shape (2, 5, 4, 3) for 2 images; logits of shape (2, 5, 8, 6)" in task().output_problem(
         torch.zeros(2, CLASSES, 4, 3), images
     )
     assert "gives a dict" in task().output_problem({}, images)

@@ -77,7 +77,7 @@ def done(folder):
 
 def _contents(folder):
     """Return the results of a run by name, without times and memory."""
-    lines = {f"epoch {row['epoch']}": row for row in rows(folder)} | {"done.json": done(folder)}
+    lines = {f"row {number}": row for number, row in enumerate(rows(folder))} | {"done.json": done(folder)}
     values = {name: {k: v for k, v in line.items() if k not in VARYING} for name, line in lines.items()}
     files = ("model.safetensors", "rows.safetensors", "config.json")
     return values | {name: (folder / name).read_bytes() for name in files}

@@ -7,8 +7,9 @@ r"""DAS, Deformable Attention to capture Salient information: a gate computed by
     y    = x ⊙ A                                        (B, C, H, W)                              eq. 4
 
 The authors published no code. Counted by ``thop``, which omits the deformable kernel (9·c·C weights), this
-reimplementation has the published sizes. The positions of biases are our choice. The offset convolution starts at zero,
-so sampling starts on the regular grid with m = 1/2.
+reimplementation has the published sizes; those of ResNet-101 are quoted from memory, and the paper gives no positions
+in MobileNetV2. The positions of biases are our choice. The offset convolution starts at zero, so sampling starts on the
+regular grid with m = 1/2.
 
 Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 
@@ -69,7 +70,7 @@ SPEC = {
          "source": "DAS paper; sizes computed from the printed differences to ResNet-50"},
         {"net": "resnet101", "params": 45.89, "macs": 8.12, "top1": 78.62,
          "note": "without the deformable kernels; thop gives 45.889 and 8.123",
-         "source": "DAS paper; sizes not confirmed in the paper"},
+         "source": "DAS paper; sizes quoted from memory, not confirmed in its table"},
         {"net": "mobilenet_v2", "macs": 0.35, "top1": 72.79,
          "note": "without the deformable kernels; thop gives 3.556 and 0.349", "source": "DAS paper"},
     ],

@@ -13,8 +13,10 @@ With S = 0 (``previous=0``) y = x ⊙ (1 + l). The attention A, and A' of the sa
 
 ``saccade.plug`` sets S to the number of EMCA sites in the previous stage; ``previous=n`` reads only the last n sites.
 
-The SE variant of the authors' code does not run. The published networks have one module per stage, in the last block.
-The published sizes with SE need ``shared=True``.
+The output equals that of the authors' code with ECA, the only attention with which it runs; its SRM needs an
+unpublished file. The published networks have one module per stage, in the last block; the code's default flags have one
+in every block, and v_j from the last block of every earlier stage and the stem. The code requires C to be a multiple of
+the vector's channels; here a vector is repeated and cut. The published sizes with SE need ``shared=True``.
 
 Source: Bakr et al., "EMCA: Efficient Multi-Scale Channel Attention Module", code eslambakr/EMCA 2021.
 """

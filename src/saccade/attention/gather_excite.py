@@ -11,9 +11,9 @@ r"""Gather-Excite: each channel is gated by its spatial context.
                                                      log₂(e) depthwise 3×3 convolutions, stride 2, each with BN
     θ⁺   ``extra_params=True, use_mlp=True``         θ, ReLU, then two 1×1 convolutions with bias, ReLU between
 
-``extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files; ``bias=True`` matches
-the code of the SRM authors. The Caffe files cover only ``extent=0``; otherwise we place a
-ReLU between the convolutions, like timm.
+``extent=0, extra_params=False, use_mlp=True`` is SE. Kernels have no bias, as in the authors' Caffe files;
+``bias=True`` matches the code of the SRM authors. The Caffe files cover only ``extent=0``; otherwise we place a ReLU
+between the convolutions, like timm.
 
 Source: Hu et al., "Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks", NeurIPS 2018,
 arXiv:1810.12348.

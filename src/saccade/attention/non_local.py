@@ -7,8 +7,9 @@ r"""Non-local block: a weighted mean over all pixels is added to each.
     y = x + BN(W_t t + b_t)        (B, C, H, W), scale of BN initialised to 0                      eq. 6
 
 The logits are scaled as in the authors' code, unlike the paper. Our output and gradients equal those of PySlowFast, by
-the same laboratory; the authors' Caffe2 code was not run. A is never stored whole. ``instantiation="dot_product"`` has
-A = θᵀφ / M; only then φ has a bias, as a softmax ignores it. timm's ``nl`` has c = C/8 and the scale C^−½.
+the same laboratory; the authors' Caffe2 code was not run. A is not stored for large maps.
+``instantiation="dot_product"`` has A = θᵀφ / M; only then φ has a bias, as a softmax ignores it. timm's ``nl`` has c =
+C/8 and the scale C^−½.
 
 Source: Wang et al., "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast, ``nonlocal_helper.Nonlocal``.
 """

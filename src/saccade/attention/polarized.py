@@ -83,7 +83,7 @@ class PolarizedAttention(Gate):
         check_choice("layout", layout, "parallel", "sequential")
         check_choice("variant", variant, "paper", "official")
         self.parallel, self.official = layout == "parallel", variant == "official"
-        min_channels = 16 if self.official and not self.parallel else 4  # a LayerNorm needs 2 channels
+        min_channels = 16 if self.official and not self.parallel else 4  # a softmax and a LayerNorm need 2 channels
         if channels < min_channels:
             raise ValueError(f"channels must be at least {min_channels} with {variant=} and {layout=}, got {channels}")
         half = channels // 2

@@ -81,7 +81,7 @@ class AttentionStem(nn.Module):
         bias: True adds a bias.
         window: w, side length of a block.
         num_heads: N; E = O/N must be even.
-        mixtures: M, number of value matrices.
+        mixtures: M, number of value matrices; with 1, values do not depend on the position.
 
     Raises:
         ValueError: a limit of SPEC is violated.

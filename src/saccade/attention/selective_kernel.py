@@ -86,7 +86,7 @@ class SelectiveKernel(nn.Module):
         kernel_size: k.
         stride: stride of both branches.
         padding: zero padding of the first branch; None means dilation·(k − 1)/2.
-        dilation: dilation of the first branch.
+        dilation: dilation of the first branch; that of the second is twice as large (the same in ``fair``).
         groups: groups of the replaced convolution; ``paper`` allows 1 or ``branch_groups``.
         bias: True adds a bias.
         variant: ``paper`` or ``fair``.

@@ -6,7 +6,8 @@ r"""SimAM: a parameter-free gate that grows with an element's distance from the 
     y = x ⊙ σ(E)                                    (B, C, H, W)
 
 E is at least 1/2, so gates are at least σ(1/2) = 0.622. λ, ``e_lambda``, is 1e-4 in the authors' code; their
-ImageNet runs use 0.1. On a map of one pixel v is 0.
+ImageNet runs use 0.1. On a map of one pixel v is 0. In half precision the gate is computed in float32, because squares
+overflow.
 
 Source: Yang et al., "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", ICML 2021,
 PMLR 139:11863-11874.

@@ -27,7 +27,7 @@ __all__ = ["command"]
     type=click.Choice(["paper", "neutral"]),
     default="paper",
     show_default=True,
-    help="paper: as published; neutral: with a learned scale that makes the mechanism the identity at first.",
+    help="paper: as published; neutral: with a learned factor that makes the mechanism the identity at first.",
 )
 @click.option("--input", "size", metavar="C,H,W", help="Image size.  [default: the network's own]")
 @click.option(

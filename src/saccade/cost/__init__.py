@@ -5,7 +5,7 @@ convolutions and ``grid_sample`` (four per bilinear sample); norms, pooling, res
 ResNet-50 at 224×224 has 4.089 G MACs (4.11 G with batch norm). The counter ``thop`` gives most papers' figures.
 """
 
-from saccade.cost.latency import LatencySummary
+from saccade.cost.latency import LatencySummary, Spread
 from saccade.cost.measuring import COUNTERS, Cost, count_macs, measure, measure_all
 
-__all__ = ["COUNTERS", "Cost", "LatencySummary", "count_macs", "measure", "measure_all"]
+__all__ = ["COUNTERS", "Cost", "LatencySummary", "Spread", "count_macs", "measure", "measure_all"]

@@ -11,7 +11,7 @@ import torch
 
 from saccade.cost.call import ForwardCall
 
-__all__ = ["LatencySummary", "summarize", "time_calls"]
+__all__ = ["LatencySummary", "Spread", "summarize", "time_calls"]
 
 WARM_UP_RUNS, MIN_RUNS, MAX_RUNS = 2, 10, 1000
 
@@ -26,6 +26,10 @@ class LatencySummary:
     high: float
     """95th percentile."""
     runs: int
+
+
+Spread = LatencySummary
+"""Former name, also in pickles of a ``Cost``."""
 
 
 def time_calls(calls: Sequence[ForwardCall], runs: int | None, seconds: float) -> list[list[float]]:

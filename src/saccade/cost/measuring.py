@@ -39,7 +39,10 @@ class Cost:
     memory: int
     """Peak live memory of a forward pass on ``batch`` images, in bytes; on CUDA including kernel workspace."""
     step_memory: int | None
-    """Peak live memory of a training step without optimiser state, in bytes; None without trainable parameters."""
+    """Peak live memory of a training step with all gradients, without optimiser state, in bytes.
+
+    None without trainable parameters, or if the output cannot be differentiated.
+    """
     batch: int
     threads: int
     device: str

@@ -52,7 +52,7 @@ _SAMPLE_ROWS = 20
 
 
 class UnclearError(UserError):
-    """Error raised if several columns may be the label, so that ``data.options`` must name one."""
+    """Error raised if several tables or label columns are possible, so that ``data.options`` must name one."""
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,17 @@
 """Synthetic scenes of handwritten digits: a target among smaller digits and clutter.
 
-After the cluttered translated digits of Mnih et al., NeurIPS 2014, arXiv:1406.6247, with the 1797 digits of 8×8 pixels
-in scikit-learn (Alpaydin and Kaynak, UCI, 1998). A scene holds
+After the cluttered translated digits of Mnih et al., NeurIPS 2014, arXiv:1406.6247, and Jaderberg et al., NeurIPS 2015,
+arXiv:1506.02025, with the 1797 digits of 8×8 pixels in scikit-learn (Alpaydin and Kaynak, "Optical Recognition of
+Handwritten Digits", UCI, 1998). A scene holds
 
 * the **target**, a digit 0.5 to 0.7 of the scene's shorter side high; its class is the label;
 * **distractors**, digits at most 0.7 of the target's size and brightness that overlap no other digit, so that the label
-  is the class of the largest and brightest digit;
+  is the class of the largest and brightest digit (one that finds no room in 16 tries is left out);
 * **clutter**, square patches of other digits at the target's scale.
 
 Overlapping ink is merged by the maximum, so nothing hides the target. Training and test scenes use disjoint source
-digits, two thirds and one third of each class. Scene *i* depends only on the seed, the split, *i* and the options; its
-class is *i* mod 10, and its target does not depend on the options.
+digits, two thirds and one third of each class. Scene *i* depends only on the seed, the split, *i*, the size and the
+options ``clutter`` and ``distractors``; its class is *i* mod 10, and its target does not depend on the options.
 """
 
 from __future__ import annotations

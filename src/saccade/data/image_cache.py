@@ -5,7 +5,7 @@ checksums, and a trailer. Checksums are verified on every read; a corrupt file i
 unchanged while path, size, mtime and ctime are the same.
 
 The environment variable ``SACCADE_CACHE`` sets another folder; ``off`` disables the cache. The least recently used
-files are removed above ``MAX_CACHE_BYTES``.
+files are removed above ``MAX_CACHE_BYTES``, or half of the free space if that is less.
 """
 
 from __future__ import annotations

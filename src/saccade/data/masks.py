@@ -75,7 +75,7 @@ class Masks(TargetSource):
                 f"there are {len(listed_names)} class names; 8-bit masks have room for {VOID} classes besides void"
             )
         self._masks, self._class_map, self._root = masks, class_map, root
-        self.problems = {path: "has no mask with the same file name" for path in sizes if path not in masks}
+        self.problems = {path: "has no mask of the same name (without suffix)" for path in sizes if path not in masks}
         # The values of all masks determine unlisted classes, and whether 255 is void or the class foreground.
         images_to_scan = masks if len(listed_names) in (0, 2) else sizes
         images = [path for path in images_to_scan if path in masks]

@@ -56,9 +56,9 @@ def _color(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequen
 
 
 def _erase(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
-    """With probability 1/2, set a rectangle of 1/50 to 1/5 of the image's area to the mean colour.
+    """With probability 1/2, set a rectangle of 1/50 to 1/5 of the area, of aspect 1/2 to 2, to the mean colour.
 
-    After Zhong et al., AAAI 2020, arXiv:1708.04896. Targets are left unchanged.
+    After Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, arXiv:1708.04896. Targets are left unchanged.
     """
     if uniforms[0] >= 0.5:
         return tensors
@@ -120,7 +120,8 @@ def check_augmentations(names: Sequence[str], target: str = "label") -> None:
         if name in _POLICIES and target not in ("label", "vector", "none"):
             others = ", ".join(other for other in _OPERATIONS if other not in _POLICIES)
             raise UserError(
-                f"data.augment: {name} transforms the image but not a target of the kind {target}; use any of {others}."
+                f"data.augment: {name} transforms the image but not a target of the kind {target}; it needs labels. "
+                f"For this data use any of {others}."
             )
 
 

@@ -62,7 +62,10 @@ class Heads:
 
     @cached_property
     def final_conv_maps(self) -> set[ValueKey]:
-        """Outputs of convolutions that change the channel count, reach no layer or activation; narrow unit outputs."""
+        """Outputs of weighted convolutions that change the channel count and reach no layer or activation.
+
+        Maps computed from these alone are included, and the maps of ``_narrow_output_maps``.
+        """
         values = self.trace.values
         last_entries = self._last_entry_ticks(values)
         activated = set(self.trace.activation_inputs)

@@ -79,8 +79,7 @@ def saved_network_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise UserError(f"model.init_from: there is no folder {folder}.{did_you_mean(folder.name, _siblings(folder))}")
     config = read(folder / "config.json", SavedNetwork)
-    is_finished = read_done(folder / "done.json") is not None and (folder / _WEIGHTS_FILE).is_file()
-    if config is None or not is_finished:
+    if config is None or read_done(folder / "done.json") is None or not (folder / _WEIGHTS_FILE).is_file():
         raise UserError(
             f"model.init_from: {folder} holds no finished run; one with done.json, config.json and {_WEIGHTS_FILE} is "
             "needed"

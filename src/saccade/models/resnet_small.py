@@ -4,8 +4,8 @@
     stage  k = 1 … 4, basic blocks, stride 1, 2, 2, 2                     -> (B, width·2^(k−1), H/2^(k−1), W/2^(k−1))
     head   global average pooling, linear                                 -> (B, num_classes)
 
-The stem of the CIFAR networks and the stages of the ImageNet networks in He et al., "Deep Residual
-Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
+The stem of the CIFAR networks (section 4.2) and the stages of the ImageNet networks in He, Zhang, Ren, Sun, "Deep
+Residual Learning for Image Recognition", CVPR 2016, arXiv:1512.03385.
 """
 
 from __future__ import annotations

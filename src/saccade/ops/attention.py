@@ -83,10 +83,11 @@ def attention(
         column_bias: (…, N, W), added to the logits of a map column's keys; H·W = M.
 
     Returns:
-        (…, N, V) in the dtype of the operands; under autocast, in autocast's.
+        (…, N, V) in the dtype of the operands; under autocast, in autocast's, and operands may have any dtype.
 
-    On the CPU, small matrices are saved for the backward pass. Elsewhere and under graph capture this is
-    ``F.scaled_dot_product_attention``. Only ``attention_definition`` has forward-mode derivatives.
+    On the CPU, small matrices are saved for the backward pass, and half precision is computed in float32. Elsewhere and
+    under graph capture this is ``F.scaled_dot_product_attention``, whose memory depends on PyTorch's kernel. Gradients
+    that are differentiated again materialise A. Only ``attention_definition`` has forward-mode derivatives.
 
     Raises:
         ValueError: shapes or dtypes do not match.

@@ -56,7 +56,8 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         value: (B, V, H, W).
 
     Returns:
-        (B, V, H, W) in the dtype of the operands and ``channels_last`` memory; under autocast, in autocast's.
+        (B, V, H, W) in the dtype of the operands and ``channels_last`` memory; under autocast, in autocast's, for
+        operands of any dtype.
 
     Raises:
         ValueError: shapes or dtypes do not match.

@@ -208,7 +208,8 @@ def max_and_mean(x: Tensor, *poolings: tuple[int, ...]) -> tuple[Tensor, ...]:
         poolings: tuples of one or two axes to reduce, out of 1, 2 and 3.
 
     Returns:
-        max x and mean x for each of ``poolings``, with size 1 along the reduced axes.
+        max x and mean x for each of ``poolings``, with size 1 along the reduced axes. Several equal maxima share the
+        gradient evenly, as in ``amax``.
     """
     if can_use_pieces(x) and x.numel() > SMALL_MAP_NUMEL:
         return _MaxAndMean.apply(x, poolings)

@@ -31,7 +31,7 @@ _TILE = (4, 8)
 """Largest height and width of a tile."""
 
 _SLICE_LOGITS = {"cpu": 1 << 19}
-"""Number of logits computed at a time, by device type; on the CPU they should fit the cache."""
+"""Logits computed at a time, by device type; one plane may have more. On the CPU they should fit the cache."""
 
 _SLICE_LOGITS_ELSEWHERE = 1 << 26
 """Number of logits computed at a time on other devices."""
@@ -79,7 +79,8 @@ def local_attention(query: Tensor, key: Tensor, value: Tensor, row_bias: Tensor,
         column_bias: κ, (B, heads, kw, H, W), kw odd.
 
     Returns:
-        (B, heads, V, H, W) in the dtype of the operands, computed in float32 at least; under autocast, in autocast's.
+        (B, heads, V, H, W) in the dtype of the operands, computed in float32 at least; under autocast, in autocast's,
+        for operands of any dtype.
 
     Raises:
         ValueError: shapes or dtypes do not match.

@@ -86,7 +86,7 @@ class _SavedPlug(_StrictModel):
     position: _Name
     site: _SavedSite
     reads: list[_Name] = []
-    """Paths of further modules whose outputs the plug reads."""
+    """Paths of the parents in the previous stage whose plugs' descriptors the mechanism reads."""
 
 
 class _SavedReplacement(_StrictModel):

@@ -121,7 +121,7 @@ def _timm_builder(name: str, subject: str, trusted: bool) -> Callable[..., Any]:
 
     import saccade.models  # noqa: F401 (registers its networks with timm)
 
-    # A name with a colon is an address, such as hf-hub:subject/name.
+    # A name with a colon is an address, such as hf-hub:owner/name.
     if not (trusted and ":" in name) and not timm.is_model(name.partition(".")[0]):
         raise UserError(f"{subject}: timm has no network {brief(name)!r}.{did_you_mean(name[:60], timm.list_models())}")
     return lambda **options: timm.create_model(name, **{**options, "pretrained": False})

@@ -86,17 +86,26 @@ def shapes_of(network: nn.Module) -> Shapes:
     return {key: tuple(value.shape) for key, value in network.state_dict().items()}
 
 
-def compare_shapes(in_file: Shapes, in_network: Shapes, intro: str) -> None:
-    """Compare keys and shapes.
+def compare_shapes(
+    in_file: Shapes, in_network: Shapes, intro: str, names: tuple[str, str] = ("the file", "the network")
+) -> None:
+    """Compare keys and shapes; ``names`` says what the two are.
 
     Raises:
         UserError: they differ. The text is ``intro``, the differences, and a prefix that all keys of the file share.
     """
+    file_name, network_name = names
     different = [key for key in in_file if key in in_network and in_file[key] != in_network[key]]
     differences = (
-        ("the network has no", [brief(key) for key in in_file if key not in in_network]),
-        ("the file has no", [brief(key) for key in in_network if key not in in_file]),
-        ("different shapes:", [_describe_shapes(key, in_file, in_network) for key in different]),
+        (f"{network_name} has no", [brief(key) for key in in_file if key not in in_network]),
+        (f"{file_name} has no", [brief(key) for key in in_network if key not in in_file]),
+        (
+            "different shapes:",
+            [
+                f"{brief(key)} is {in_file[key]} in {file_name} and {in_network[key]} in {network_name}"
+                for key in different
+            ],
+        ),
     )
     sentences = [
         f"{text} {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for text, keys in differences if keys
@@ -106,14 +115,10 @@ def compare_shapes(in_file: Shapes, in_network: Shapes, intro: str) -> None:
     prefix = wrapper_prefix(in_file, in_network)
     if prefix is not None:
         sentences.append(
-            f"every key of the file begins with {brief(prefix)!r}, which no key of the network does: it was saved "
-            f"from a wrapper; save the network inside, saccade.save(model.{brief(prefix.rstrip('.'))}, …)"
+            f"every key of {file_name} begins with {brief(prefix)!r}, which no key of {network_name} does: it was "
+            f"saved from a wrapper; save the network inside, saccade.save(model.{brief(prefix.rstrip('.'))}, …)"
         )
     raise UserError(f"{intro}: {'; '.join(sentences)}")
-
-
-def _describe_shapes(key: str, in_file: Shapes, in_network: Shapes) -> str:
-    return f"{brief(key)} is {in_file[key]} in the file and {in_network[key]} in the network"
 
 
 def check_values(state: Mapping[str, Tensor], network: nn.Module, subject: str) -> None:

@@ -83,7 +83,8 @@ def save(
         _LOG.warning("%s has values that are infinite or NaN; load refuses such weights", ", ".join(broken[:4]))
     if host is not None:
         rebuilt = rebuild(host)
-        compare_shapes(_host_shapes(model), shapes_of(rebuilt), f"host={dict(host)} makes another network")
+        names = ("the network to save", "the network that host= builds")
+        compare_shapes(_host_shapes(model), shapes_of(rebuilt), f"host={dict(host)} makes another network", names)
     else:
         host = next(
             (h for h in _guess_hosts(model) if _rebuilds(model, h, plug_rows, replacements, state, input)), None
@@ -185,7 +186,7 @@ def _plug_row(path: str, plug: Plug) -> dict[str, Any]:
     return {
         "mechanism": plug.name,
         "options": plug.options,
-        "neutral": plug.a is not None,  # the gain of neutral plugs
+        "neutral": plug.a is not None,  # only neutral plugs have the factor a
         "position": plug.position,
         "site": site | {"path": prefix + site["path"], "carrier": path},
         "reads": [prefix + source for source in plug.reads],

@@ -26,15 +26,16 @@ class Difference:
         low: lower end of the confidence interval at level 1 - alpha.
         high: upper end.
         se: standard error.
-        se_images: part of ``se`` from the test images.
+        se_images: part of ``se`` from the test images; 0 if they are unknown.
         se_from: source of the larger part of ``se``, "seeds" or "images".
         df: Satterthwaite degrees of freedom.
         p: uncorrected two-sided p.
         p_holm: Holm's p over the mechanisms; ``p`` for a control.
-        verdict: None if the baseline has not learnt the task.
+        verdict: ``helps``, ``hurts``, ``equal`` or ``not decided``; None if the baseline has not learnt the task.
         detectable: true difference that is found with probability 0.8.
-        seeds_needed: number of seeds that give a verdict with probability 0.8, up to 100.
-        images_needed: True if a verdict needs more test images.
+        seeds_needed: for ``not decided``, seeds that decide with probability 0.8; None above 100 or for another
+            verdict.
+        images_needed: for ``not decided``, True if no number of seeds decides with these test images.
         raw: paired differences, one per shared seed.
         seeds: number of shared seeds.
         is_control: True for an arm outside the Holm family.
@@ -44,7 +45,7 @@ class Difference:
         unit: unit of the differences.
         digits: minimum number of decimals shown.
         higher_is_better: direction of the scores.
-        reason: reason for a missing confidence interval.
+        reason: reason for a missing confidence interval; None if there is an interval.
     """
 
     name: str

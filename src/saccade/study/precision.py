@@ -4,7 +4,7 @@
     df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
 The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large: 5.8 %
-instead of 4.9 % false verdicts at 3 arms and 3 seeds.
+instead of 4.9 % false verdicts at 3 arms and 3 seeds, with v_images a quarter of v_seeds.
 
 v_seeds (``blocks.fit``) is due to the variation between runs. v_images is due to the choice of test images, is not
 reduced by more runs, and is estimated from the pseudo-values of resampling units (``pseudovalues``).
@@ -116,7 +116,8 @@ def image_floor(images: int, span: float) -> float:
     """Return a lower bound of the squared standard error, reached if the arms agree on all ``images`` test images.
 
     Two pseudo-images, one in favour of each arm, give 2 span² / (n + 2)² (Bonett & Price 2012, J. Educ. Behav. Stat.
-    37:479). ``span`` is the range of the metric or, for an unbounded metric, the ``image_sd`` of the baseline.
+    37:479; Agresti & Min 2005, Stat. Med. 24:729, add half of each). ``span`` is the range of the metric or, for an
+    unbounded metric, the ``image_sd`` of the baseline.
     """
     return 2 * span**2 / (images + 2) ** 2
 
@@ -242,10 +243,13 @@ def seeds_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int | None:
-    """Return the smallest number of seeds above ``seeds`` that gives a verdict with probability ``power``, or None.
+    """Return the smallest number of seeds above ``seeds`` that gives a verdict with probability ``power``.
+
+    None is returned if more than ``MAX_SEEDS`` would be needed.
 
     A verdict needs significance at Holm's first step or a confidence interval inside ±margin. ``difference`` and
-    ``sigma``, the moderated SD, are taken as true values; ``mechanisms`` is the size of the Holm family.
+    ``sigma``, the moderated SD, are taken as true values; ``mechanisms`` is the size of the Holm family, 1 for a
+    control.
     """
     n_seeds = np.arange(max(seeds + 1, 2), MAX_SEEDS + 1)
     se, df, _ = _complete_standard_error(sigma, n_seeds, arms, image_error)

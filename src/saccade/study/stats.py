@@ -51,8 +51,8 @@ __all__ = [
 
 _MODEL = """\
 One additive model, score = arm + seed, is fitted by least squares; the residuals, pooled over all arms and moderated \
-by each paired difference, give the error from the seeds. Its square is added to that of \
-the error from the test images, from each image's or group's contribution. Differences, + for better, have \
+by each paired difference, give the error from the seeds. To its square is added the squared error from the test \
+images, estimated from the contribution of each image or group. Differences, + for better, have \
 uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
 correction over the mechanisms; controls are not corrected. "Equal": the interval lies inside the margin. A \
 difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false verdicts \

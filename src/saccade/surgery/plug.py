@@ -44,8 +44,9 @@ def plug(
     """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
     The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
-    left unchanged. A mechanism with a ReLU that is inactive for more than a quarter of the images is re-initialised.
-    A mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`.
+    left unchanged. A mechanism with a ReLU that is inactive for more than a quarter of the images is re-initialised. A
+    mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`. The log
+    names sites that run in eval mode only, and hosts that their trainer rebuilds (:func:`saccade.plugged_trainer`).
 
     Args:
         host: any network.
@@ -65,9 +66,10 @@ def plug(
         ``host``.
 
     Raises:
-        UserError: unknown mechanism or option; no site; a parent that has a plug; a host that is distributed, compiled
-            or on the meta device, or does not run each plug once per call of its parent; a mechanism that changes shape
-            or dtype, or a neutral one that changes the map. The host is left as it was.
+        UserError: unknown mechanism or option; a mechanism that discards a convolution's weights; no site; a parent
+            that has a plug; a host that is not a module, is distributed, compiled or on the meta device, or does not
+            run each plug once per call of its parent; a mechanism that changes shape or dtype, or a neutral one that
+            changes the map. The host is left as it was.
     """
     neutral = starts_neutral(start)
     resolved = Mechanism.resolve(mechanism)

@@ -53,7 +53,7 @@ def plugs(host: nn.Module) -> list[PlugInfo]:
     """Return a PlugInfo for each plug of ``host``, in module order; see ``replacements`` for replaced convolutions.
 
     Raises:
-        UserError: a parent no longer runs its plug, as after fusion.
+        UserError: ``host`` is not a module, or a parent no longer runs its plug, as after fusion.
     """
     check_network(host)
     reasons = find_lost(host)
@@ -90,8 +90,8 @@ def unplug(host: nn.Module, only: str | Sequence[str] | None = None) -> nn.Modul
         only: paths or globs of parents, replaced convolutions, or modules that contain them; None removes all.
 
     Raises:
-        UserError: ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or the kernel of a replaced
-            convolution is unknown or re-parametrised. Nothing is removed then.
+        UserError: ``host`` is not a module, ``only`` matches nothing, a ``torch.fx`` graph calls the plugs, or the
+            kernel of a replaced convolution is unknown or re-parametrised. Nothing is removed then.
     """
     check_network(host)
     plugs_by_path = {path: plug for path, _, plug in plugs_in(host)}

@@ -42,10 +42,10 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
     A site that runs several times in one forward pass has a list. Only mechanisms with a submodule ``tap``, which
     returns the gate or context, are recorded. A replacement is recorded under the path of its convolution, or under
     ``<path>.saccade_conv`` if that path is also the site of a plug. Only the current thread is recorded, and a compiled
-    network runs uncompiled.
+    network runs uncompiled. The dictionary stays readable after the block.
 
     Raises:
-        UserError: ``model`` has lost a plug, or is a DataParallel on several devices.
+        UserError: ``model`` is not a module, has lost a plug, or is a DataParallel on several devices.
 
     >>> with saccade.record(model) as gates:                                                    # doctest: +SKIP
     ...     model(images)

@@ -77,8 +77,9 @@ def replace(
     """Replace the convolutions of ``host`` that ``where`` selects by a mechanism of kind ``conv``, in place.
 
     The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
-    bias under the same state-dict keys; any other mechanism leaves them unused until ``unplug``. The host's own
-    checkpoints still load strictly. The global random state is left unchanged.
+    bias under the same state-dict keys; its parameters are beside them, under ``saccade_conv``. Any other
+    mechanism leaves them unused until ``unplug``; the log gives their number, as a warning for a neutral start. The
+    host's own checkpoints still load strictly. The global random state is left unchanged.
 
     Args:
         host: any network.

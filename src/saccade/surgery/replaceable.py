@@ -81,7 +81,9 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
         pairs["padding"] = convolution.padding
     for key, (vertical, horizontal) in pairs.items():
         if vertical != horizontal:
-            raise UserError(f"{path} has {key}={(vertical, horizontal)}: mechanisms take one value for both")
+            raise UserError(
+                f"{path} has {key}={(vertical, horizontal)}: mechanisms take one value for height and width"
+            )
         geometry[key] = vertical
     return geometry | {"groups": convolution.groups, "bias": convolution.bias is not None}
 

@@ -31,6 +31,9 @@ class _PlugArguments:
     options: dict[str, Any]
 
 
+_Request = _PlugArguments  # its name in pickles of earlier versions
+
+
 class _PluggedTrainerMixin:
     """Mixin whose ``get_model`` returns the network with plugs; precedes the trainer in the bases."""
 

@@ -86,8 +86,9 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     )
     # Site paths change if the network becomes the encoder of an FCN.
     uses_fcn = name == "fcn" or (target == "mask" and not is_dense(name))
-    previous_uses_fcn = (saved_network_config(folder)["host"] or {}).get("timm") == "fcn"
-    return done.get("start") if has_same_plugs and uses_fcn == previous_uses_fcn else None
+    if has_same_plugs and uses_fcn == ((saved_network_config(folder)["host"] or {}).get("timm") == "fcn"):
+        return done.get("start")
+    return None
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

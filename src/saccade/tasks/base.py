@@ -131,7 +131,7 @@ class Task(ABC):
         """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
         The message is a predicate whose subject is the network: "gives …; … is needed". The check runs before
-        training, with two images, in eval mode and in training mode.
+        training, with two images, in eval mode; for a user's function without ``training_loss`` also in training mode.
         """
 
     @abstractmethod
@@ -218,7 +218,7 @@ def logits_problem(output: Any, shape: tuple[int, ...]) -> str | None:
         length = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""
         return f"gives a {type(output).__name__}{length}{keys}; one tensor of logits of shape {shape} is needed"
     if tuple(output.shape) != shape:
-        return f"gives shape {tuple(output.shape)}; logits of shape {shape} are needed"
+        return f"gives shape {tuple(output.shape)} for {shape[0]} images; logits of shape {shape} are needed"
     if shape[1] > 1 and bool((output >= 0).all()) and torch.allclose(output.sum(1), torch.ones(()), atol=1e-4):
         return "gives probabilities, which add up to 1 over the classes; logits are needed: remove the softmax"
     return None

@@ -14,7 +14,7 @@ class WeightAverage:
     """Exponential moving average of the weights and floating-point buffers of ``network``.
 
     At step n (from 1) the decay is min(decay, 1 - n^(-2/3)), so that initial weights fade even in a short run.
-    ``state`` is the state dict of the averaged network at an earlier step.
+    ``state`` is the state dict of the averaged network at an earlier step; None starts from a copy of ``network``.
     """
 
     def __init__(self, network: nn.Module, decay: float, state: Mapping[str, Tensor] | None = None) -> None:

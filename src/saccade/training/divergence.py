@@ -37,8 +37,9 @@ class DivergenceError(ArithmeticError):
 def locate_nonfinite(network: nn.Module, forward: Callable[[], object]) -> tuple[str, str]:
     """Return kind and path of the first tensor in ``network`` that is not finite.
 
-    The order is: gradients, last parameter first; parameters; buffers; module outputs, in the order of the forward
-    pass, which ``forward`` repeats; the loss. Train mode and autocast must be as in the failed step.
+    The order is that of causes: gradients of the last step, from the loss backward; parameters and buffers after the
+    update; the output of the innermost module, in the order of the forward pass that ``forward`` repeats; the loss.
+    Gradients are not changed. Train mode and autocast must be as in the failed step.
     """
     for path, parameter in reversed(list(network.named_parameters())):
         if parameter.grad is not None and not _is_finite(parameter.grad):

@@ -123,7 +123,10 @@ class RunFolder:
         self._write_text(_ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
 
     def load_state(self) -> dict[str, Any] | None:
-        """Return the state after the last finished epoch, if readable, and rewrite metrics.jsonl from its rows."""
+        """Return the state after the last finished epoch and rewrite metrics.jsonl from its rows.
+
+        None is returned without a readable state; the log warns of an unreadable one, and the run starts over.
+        """
         path = self.path / _RESUME
         if not path.exists():
             return None

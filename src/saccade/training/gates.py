@@ -34,8 +34,8 @@ def probe_images(images: ImageSet) -> Tensor:
 def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, Any]]:
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
-    The site of a replaced convolution is its path, or, if a plug has that site, the path of the mechanism inside.
-    Each value has ``a`` (mixing weight, or None), ``kind``, and the ``mean`` and ``std`` over all elements and images:
+    The site of a replaced convolution is its path, or, if a plug has that site, the path of the mechanism inside. Each
+    value has ``a`` (the plug's factor, or None), ``kind``, and the ``mean`` and ``std`` over all elements and images:
 
     * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
     * ``context``: of |a c|, the absolute value of the added context.

@@ -16,7 +16,8 @@ __all__ = ["evaluation_loader", "image_loader", "shuffled_order"]
 def shuffled_order(recipe: Recipe, count: int) -> list[int] | None:
     """Return the test order of ``count`` images for the control ``shuffled``; None for other runs.
 
-    The control gives each image its neighbour's gate, and in file order most neighbours are of the same class.
+    The order is the same in all runs. The control gives each image its neighbour's gate, and in file order most
+    neighbours are of the same class.
     """
     if recipe.attention.control != "shuffled":
         return None

@@ -73,7 +73,7 @@ def train(
             ``StepTaken`` and ``EpochEnded``.
         opener: function that opens the data; a study passes one that caches them.
         lock_timeout: seconds to wait for another process that has locked the folder.
-        trust: modules, besides Saccade's, that loading a teacher may import; see ``saccade.load``.
+        trust: True, or names such as ``my.module:Class`` that a teacher may import; see ``saccade.load``.
 
     Raises:
         UserError: the recipe, its data or the device is invalid, the folder cannot hold the run, or images or teacher

@@ -111,7 +111,7 @@ def described(root, **fields):
 def test_classes_of_the_validation_part_that_are_not_those_of_the_others_are_noted(tmp_path):
     for part in ("train", "test", "val"):
         fill(tmp_path / part, {"a": 2, "b": 2})
-    assert not any("would not see" in note for note in described(tmp_path)["notes"])
+    assert not any("would ignore" in note for note in described(tmp_path)["notes"])
     (tmp_path / "val" / "a").rename(tmp_path / "val" / "c")
     (tmp_path / "val" / "a").mkdir()  # an empty folder is no class of that part
     split = opened(tmp_path)

@@ -216,7 +216,7 @@ def test_a_name_that_stands_twice(tmp_path):
 
 def no_mask(root):
     (root / "masks" / "02.png").unlink()
-    return r"images/02\.png has no mask with the same file name"
+    return r"images/02\.png has no mask of the same name \(without suffix\)"
 
 
 def other_size(root):

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.layouts.base import Layout
 from saccade.errors import UserError
 from saccade.recipe import Data
 
@@ -138,9 +137,11 @@ def test_new_file_adds_a_layout(tmp_path, monkeypatch):
         layouts.names()
 
 
-@pytest.mark.parametrize("name", [name for name in dir(Layout) if not name.startswith("_")])
-def test_every_layout_overrides_the_interface(name):
-    assert [layout for layout in layouts.names() if not hasattr(layouts.get(layout), name)] == []
+def test_every_layout_names_itself_its_rank_and_its_targets():
+    stated = {name: vars(type(layouts.get(name))) for name in layouts.names()}
+    needed = {"name", "rank", "targets"}
+    assert {name: missing for name, values in stated.items() if (missing := needed - set(values))} == {}
+    assert len({values["rank"] for values in stated.values()}) == len(stated)
 
 
 def test_no_import_cycle():

@@ -414,7 +414,7 @@ FILES = {
     "names of no list": (YAML.replace("['cat', 'dog']", "cat"), "names is a str; a list or a dictionary"),
     "no part to train on": (YAML.replace("train:", "test:"), "names no training images"),
     "a part that is not there": (YAML.replace("images/train", "pictures"), "'pictures' as train, which does not exist"),
-    "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which contains"),
+    "a path up": (YAML.replace("images/train", "../../train"), r"'\.\./train', which contains '\.\.'"),
     "a path from the root": (YAML.replace("images/train", "/etc"), "names '/etc', which is absolute"),
     "one folder in two parts": (YAML.replace("images/val", "images/train"), "are the same file in two splits"),
     "cut": (YAML[:-3], r"cannot read .*data\.yaml, line \d: it is not valid YAML"),

@@ -126,7 +126,7 @@ class FolderLayout(Layout):
         return replace(survey, options=options, problems=[*survey.problems, *option_problems])
 
     def _option_problems(self, options: Mapping[str, Any]) -> list[str]:
-        """Return a message for each option that the layout does not have."""
+        """Return messages on the options that the layout does not have."""
         names = [name for name in options if name not in self.options]
         if not names:
             return []

@@ -158,7 +158,8 @@ class TableLayout(FolderLayout):
 def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, LabelledImage]:
     """Return the images, assigned to splits by their top-level folders.
 
-    An empty dict is returned if a row names a split, an image is in no split folder, or there is no second split.
+    An empty dict is returned if a row names a split, an image is in no split folder, or train or any other split is
+    missing.
     """
     split_of = {word: split for split, words in SPLIT_NAMES.items() for word in words}
     if any(row.split_name for row in labelling.images.values()):

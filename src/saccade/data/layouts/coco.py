@@ -159,7 +159,8 @@ def _files_by_split(root: Path, notes: list[str]) -> dict[str, _SplitFile]:
             path_of[split_name] = path
     split_names = assign_splits(path_of)
     if "train" not in split_names:
-        raise UserError(f"no file name contains 'train': {', '.join(brief(path.relative_to(root)) for path in paths)}")
+        files = ", ".join(brief(path.relative_to(root)) for path in paths)
+        raise UserError(f"none of {files} is of the split train; name one after it, such as instances_train.json")
     if unused_names := [path.name for name, path in path_of.items() if name not in split_names.values()]:
         notes.append(f"{', '.join(map(brief, unused_names))} are not read: their names contain no split")
     return {split: _SplitFile(name, path_of[name]) for split, name in split_names.items()}

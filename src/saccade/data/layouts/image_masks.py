@@ -181,8 +181,9 @@ def _split_pair(split_folder: Path, siblings: dict[str, Path]) -> _ImageMaskFold
     mask_names = [f"{split_folder.name.lower()}{separator}{word}" for word in _MASKS for separator in ("", "_", "-")]
     if sibling := _find_folder(siblings, mask_names):
         return _ImageMaskFolders(split_folder.name, split_folder, sibling)
-    has_masks = any(path.stem.endswith(_ROBOFLOW_ENDING) for path in walk(split_folder) if is_image(path))
-    if has_masks and (split_folder / _ROBOFLOW_CLASSES).is_file():
+    if not (split_folder / _ROBOFLOW_CLASSES).is_file():
+        return None  # before the walk: the folder may hold many images
+    if any(path.stem.endswith(_ROBOFLOW_ENDING) for path in walk(split_folder) if is_image(path)):
         return _ImageMaskFolders(split_folder.name, split_folder, split_folder, _ROBOFLOW_ENDING)
     return None
 

@@ -27,7 +27,7 @@ from saccade.ops.memory_format import memory_format
 __all__ = ["deform_conv2d"]
 
 _SLICE_PIXELS = {"cpu": 4096}
-"""Number of output pixels per slice, by device type; on the CPU the samples should fit the cache."""
+"""Output pixels per slice, by device type; one image may have more. On the CPU the samples should fit the cache."""
 
 _SLICE_PIXELS_ELSEWHERE = 1 << 17
 """Number of output pixels per slice on other devices."""
@@ -59,7 +59,7 @@ def deform_conv2d(
 
     Returns:
         (B, O, Ho, Wo), channels last if the input is. Positions and interpolation are computed in float32 at least,
-        products in the dtype of the operands; under autocast, in autocast's.
+        products in the dtype of the operands; under autocast, in autocast's, for operands of any dtype.
 
     Raises:
         ValueError: shapes, dtypes or devices do not match.

@@ -31,7 +31,7 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a run: ``skipped`` if finished before, ``diverged`` if stopped at a NaN or infinite loss."""
+    """Outcome of a run: ``skipped`` if finished before, ``diverged`` if a loss or output was not finite."""
 
     run: Run
     status: Literal["done", "skipped", "diverged", "failed"]
@@ -62,8 +62,9 @@ def execute(
         engine: ``local`` or ``ray``.
         address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
         trust: code that a saved teacher network may import; passed to ``check`` and ``train`` unless False.
-        train: function that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
-        check: function that checks the study, called as ``(recipes=..., margin=..., device=..., notify=...)``.
+        train: ``package.module:function`` that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
+        check: ``package.module:function`` that checks the study, called as ``(recipes=..., margin=..., device=...,
+            notify=...)``.
 
     Raises:
         UserError: before anything is written: the folder, the data, the host or a mechanism is wrong, the checking

@@ -24,7 +24,7 @@ def write_report(folder: str | Path, remeasure: bool = False, trust: Trust = Fal
     Args:
         folder: folder of a study.
         remeasure: True to measure all costs again.
-        trust: modules outside the catalogue that saved networks may import; see ``saccade.load``.
+        trust: True, or names such as ``my.module:Class`` that saved networks may import; see ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, no run of it is finished, or the report cannot be written.

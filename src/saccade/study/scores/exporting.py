@@ -23,7 +23,7 @@ __all__ = ["has_image_scores", "image_metric", "write_cases", "write_scores"]
 
 
 def write_scores(results: StudyResults, path: Path) -> Path:
-    """Write the CSV that ``saccade judge`` reads, with the columns arm, seed, image, score and, optionally, group.
+    """Write the CSV that ``saccade judge`` reads: arm, seed and score; image (and group) if each image has a score.
 
     The score column has the metric's name and unit, as in ``top-1 [%]``. ``image`` is the index of the test image.
 

@@ -28,7 +28,7 @@ class ReportContext:
         rows_by_run: maps the folder of a finished run, as in ``results.runs``, to the rows of its metrics.jsonl.
         task: the task with its images; None if they could not be opened again.
         open_error: reason why the images could not be opened; None if they were opened, and for given scores.
-        trust: modules outside the catalogue that saved networks may import.
+        trust: True, or names such as ``my.module:Class`` that saved networks may import.
     """
 
     results: StudyResults

@@ -88,7 +88,7 @@ class SiteGates:
     Attributes:
         kind: a key of ``_KINDS``.
         rows_by_seed: maps a seed to its (epoch, mean, standard deviation) rows.
-        final_a: maps a seed to the blending factor ``a`` of a neutral plug after the last epoch; else to None.
+        final_a: maps a seed to the factor ``a`` of a neutral plug after the last epoch; else to None.
     """
 
     kind: str
@@ -97,7 +97,7 @@ class SiteGates:
 
     @property
     def mean_a(self) -> float | None:
-        """Mean blending factor ``a`` over the seeds; None without one."""
+        """Mean factor ``a`` over the seeds; None without one."""
         values = [a for a in self.final_a.values() if a is not None]
         return fmean(values) if values else None
 

@@ -29,7 +29,7 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
 {%- for cell, has_no_score in row.cells %}<td{% if has_no_score %} class="bad"{% endif %}>{{ cell }}</td>{% endfor -%}
 <td><b>{{ row.mean }}</b></td><td>{{ row.sd }}</td></tr>
 {%- endfor %}
-{%- if trivial_name %}
+{%- if trivial_name is not none %}
 <tr class="soft"><td colspan="{{ seeds | length + 1 }}">{{ trivial_name }}, without looking at the image</td>
 <td>{{ trivial_score }}</td><td></td></tr>
 {%- endif %}

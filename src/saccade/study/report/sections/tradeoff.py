@@ -107,7 +107,7 @@ def _label_positions(
 ) -> dict[CostPoint, tuple[float, float, str]]:
     """Return the position (per cent, pixels, text-anchor) of each point's label, without overlaps.
 
-    The layout assumes a chart 280 pixels wide, the narrowest one. A label that does not fit is left out.
+    The layout assumes a chart 280 pixels wide. A label that does not fit is left out.
     """
     width, letter_width, line_height = 280.0, 7.0, 15.0
     point_xy = {point: (x_scale(point.cost) * width / 100, y_scale(point.score)) for point in points}

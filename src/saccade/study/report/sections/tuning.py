@@ -22,7 +22,7 @@ class TuningSection(Section):
     order = 12
     template = """
 <p class="how">{{ name }} on validation images{{ unit }}, mean ± standard deviation of {{ n_tuning_runs }} tuning runs;
-below it, for how many of the {{ n_seeds }} test seeds tuning chose these settings.</p>
+below it, for how many of the study's {{ n_seeds }} seeds tuning chose these settings.</p>
 <div class="scroll"><table>
 <thead><tr><th scope="col">arm</th>
 {%- for combination in combinations %}<th scope="col">{{ combination }}</th>{% endfor -%}
