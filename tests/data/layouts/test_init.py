@@ -138,10 +138,11 @@ def test_new_file_adds_a_layout(tmp_path, monkeypatch):
 
 
 def test_every_layout_names_itself_its_rank_and_its_targets():
-    stated = {name: vars(type(layouts.get(name))) for name in layouts.names()}
-    needed = {"name", "rank", "targets"}
-    assert {name: missing for name, values in stated.items() if (missing := needed - set(values))} == {}
-    assert len({values["rank"] for values in stated.values()}) == len(stated)
+    by_name = {name: layouts.get(name) for name in layouts.names()}
+    own = {name: {"name", "rank"} - set(vars(type(layout))) for name, layout in by_name.items()}
+    assert {name: missing for name, missing in own.items() if missing} == {}
+    assert [name for name, layout in by_name.items() if not layout.targets] == []
+    assert len({layout.rank for layout in by_name.values()}) == len(by_name)
 
 
 def test_no_import_cycle():
