@@ -32,7 +32,7 @@ def page(rows):
 
 def test_hosts_and_mechanisms_are_counted_from_the_same_rows():
     text = page(ROWS)
-    assert "4 of 6 pairs hold, 2 are refused, 0 fail: 3 hosts, 1 of them of timm, and\n2 mechanisms" in text
+    assert "4 of 6 pairs hold, 2 are refused, 0 fail: 3 hosts, 1 of them from timm, and\n2 mechanisms" in text
     assert "```\nthe command\n```" in text
     assert "f32 3, keys 3." in text
     for line in (

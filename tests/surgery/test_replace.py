@@ -265,7 +265,10 @@ def _seq(conv, channels=6):
 @pytest.mark.parametrize(
     ("conv", "message"),
     [
-        (nn.Conv2d(6, 6, (1, 7), padding=(0, 3)), r"1 has kernel_size=\(1, 7\): mechanisms take one value for both"),
+        (
+            nn.Conv2d(6, 6, (1, 7), padding=(0, 3)),
+            r"1 has kernel_size=\(1, 7\): mechanisms take one value for height and width",
+        ),
         (nn.Conv2d(6, 6, 3, padding=(1, 0)), r"padding=\(1, 0\)"),
         (nn.Conv2d(6, 6, 3, stride=(1, 2)), r"stride=\(1, 2\)"),
         (nn.Conv2d(6, 6, 4, padding="same"), "pads 1 on one side and 2 on the other"),

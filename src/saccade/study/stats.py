@@ -55,8 +55,8 @@ by each paired difference, give the error from the seeds. To its square is added
 images, estimated from the contribution of each image or group. Differences, + for better, have \
 uncorrected 95 % t intervals with Satterthwaite's degrees of freedom. "Helps" and "hurts" need p < 0.05 after Holm's \
 correction over the mechanisms; controls are not corrected. "Equal": the interval lies inside the margin. A \
-difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false verdicts \
-with one mechanism at three seeds; intervals are too narrow if one arm varies twice as much as the others, \
+difference of the detectable size is found with probability 0.8. Known limits, simulated: about 6 % false \
+verdicts with one mechanism and three seeds; intervals are too narrow if an arm varies twice as much as others, \
 and for AUROC with few positives (14 in nine groups)."""
 METHOD = f"""\
 All arms share the seeds; a seed fixes a host's initial weights, data order and augmentation. The last epoch, or one \

@@ -426,7 +426,7 @@ def test_a_part_to_test_on_alone(tmp_path):
     split = opened(tmp_path)  # one file is one set, whatever its name
     assert (len(split.train), len(split.test)) == (2, 1)
     write(tmp_path / "annotations/instances_test2017.json", document(range(6)))
-    with pytest.raises(UserError, match="no file name contains 'train'"):
+    with pytest.raises(UserError, match="is of the split train; name one after it"):
         opened(tmp_path)
 
 
