@@ -80,7 +80,7 @@ WRONG = {
         "1×3×999999×999999 pixels, 12,000.0 GB, do not fit into the memory of cpu",
     ),
     "an empty position": ("measure resnet10_small --attention se --where=", "where contains an empty string"),
-    "option out of its limits": ("compare --attention eca:kernel_size=4 --out new", "kernel_size"),
+    "option out of its limits": ("train --set attention.mechanism=eca:kernel_size=4 --out new", "kernel_size"),
     "zero seeds": ("compare --seeds 0 --out new", "seed"),
     "seeds that are no number": ("compare --seeds many --out new", "many"),
     "misspelt control": ("compare --controls noize --out new", "no control 'noize'. Did you mean 'noise'?"),
@@ -108,12 +108,12 @@ WRONG = {
     "misspelt mechanism, measure": ("measure resnet10_small --attention cbma", "Did you mean 'cbam'"),
     "missing folder of images": ("compare --data photoz --out new", "photoz"),
     "a folder without images": ("compare --data void --out new", "void"),
-    "a broken image": ("compare --data broken --attention se --seeds 2 --out new", "0.png"),
+    "a broken image": ("train --set data.source=broken --out new", "0.png"),
     "an empty class": (
         "compare --data hollow --attention se --seeds 2 --out new",
         "train/cat holds images (none in dog); at least 2 classes are needed",
     ),
-    "a class in one part only": ("compare --data lopsided --attention se --seeds 2 --out new", "dog"),
+    "a class in one part only": ("train --set data.source=lopsided --out new", "dog"),
     "one class only": ("compare --data single --attention se --seeds 2 --out new", "class"),
     "a pickled data set": ("compare --data pickled --attention se --seeds 2 --out new", "pickle"),
     "zero epochs": ("train --set training.epochs=0 --out new", "training.epochs = 0"),
@@ -150,13 +150,13 @@ WRONG = {
         "train --set model.options.features_only=True --out new",
         "gives a list of 5; one tensor of logits of shape (2, 10) is needed",
     ),
-    "misspelt task": ("compare --task clasify --attention se --out new", "no task 'clasify'. Did you mean 'classify'?"),
+    "misspelt task": ("train --set task.name=clasify --out new", "no task 'clasify'. Did you mean 'classify'?"),
     "a task for other targets": (
         "compare --data photos --task segment --attention se --out new",
         "the task segment learns from targets of the kind 'mask'; ",
     ),
     "misspelt metric": (
-        "compare --set task.metric=top-2 --attention se --out new",
+        "train --set task.metric=top-2 --out new",
         "task.metric = 'top-2': there is no such metric. Did you mean 'top-",
     ),
     "a margin beyond the metric": ("compare --margin 101 --out new", "margin = 101: it must be at most 100 points"),
@@ -199,7 +199,7 @@ WRONG = {
         "ResNetSmall does not run on 2×1×64×64",
     ),
     "a picture too huge to open": (
-        "compare --data huge --attention se --seeds 2 --out new",
+        "train --set data.source=huge --out new",
         "train/cat/0.png",
     ),
 }
