@@ -36,12 +36,20 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def recipes_table() -> str:
     """Return one row per recipe, sorted by name."""
-    columns = ("time", "numbers", "run")
+    heads = [read_head(path) for path in sorted(FOLDER.glob("*.toml"))]
     rows = [
-        f"| `{head.name}` | {' | '.join(map(_cell, [head.title, *(head.values[key] for key in columns)]))} |"
-        for head in (read_head(path) for path in sorted(FOLDER.glob("*.toml")))
+        # The source is the text up to its first colon; what was taken from it follows.
+        (
+            f"`{head.name}`",
+            head.title,
+            head.values["numbers"].partition(": ")[0],
+            head.values["time"],
+            head.values["run"],
+        )
+        for head in heads
     ]
-    return "\n".join([f"| recipe | trains | {' | '.join(columns)} |", "|---|---|---|---|---|", *rows])
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+    return "\n".join(["| recipe | trains | numbers from | time | run |", "|---|---|---|---|---|", *lines])
 
 
 def read_head(path: Path) -> Head:
