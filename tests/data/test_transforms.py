@@ -103,7 +103,7 @@ def test_resized_crop_equals_torchvision():
     """A mask whose pixels all differ shows which rectangle was enlarged."""
     mask = torch.arange(15 * 16, dtype=torch.uint8).view(15, 16)
     image = torch.rand(3, 15, 16, generator=torch.Generator().manual_seed(0))
-    shares, ratios, shifted = [], [], 0
+    shares, ratios, places, shifted = [], [], [], 0
     for i in range(400):
         found, moved = augment(image, tv_tensors.Mask(mask), ("resized_crop",), Key(0, 0, i), MEAN)
         assert isinstance(moved, tv_tensors.Mask)
@@ -116,11 +116,16 @@ def test_resized_crop_equals_torchvision():
         shifted += not torch.equal(theirs, moved)
         shares.append(height * width / 240)
         ratios.append(width / height)
+        if height <= 9:
+            places.append(top / (15 - height))
     assert shifted > 200  # torchvision's nearest pixel is another
     assert 0.08 - 8 / 240 < min(shares) < 0.15
     assert 0.9 < max(shares) <= 1
     assert 0.6 < min(ratios) < 0.8
     assert 1.25 < max(ratios) < 1.6
+    assert len(places) > 80
+    assert (min(places), max(places)) == (0, 1)
+    assert 0.4 < sum(places) / len(places) < 0.6
     torch.manual_seed(0)
     draw = v2.RandomResizedCrop(15)
     theirs = torch.tensor(
@@ -157,8 +162,9 @@ def test_resized_crop_moves_points_and_boxes_with_their_pixels():
         moved = augment(image, tv_tensors.Mask(mask), ("resized_crop",), key, MEAN[:1])[1].as_subclass(torch.Tensor)
         points = augment(image, target, ("resized_crop",), key, MEAN[:1])[1]
         assert set(points["viewers"].tolist()) == set(moved.flatten().tolist())
-        x, y = points["points"].floor().long().unbind(1)
-        assert moved[y, x].tolist() == points["viewers"].tolist()
+        for point, pixel in zip(points["points"].as_subclass(torch.Tensor), points["viewers"], strict=True):
+            shown = (moved == pixel).nonzero().flip(1) + 0.5
+            assert (shown.mean(0) - point).abs().max() <= 0.5  # the middle of the enlarged pixel
         found = {
             "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(15, 16)),
             "labels": torch.tensor([5]),
