@@ -79,6 +79,7 @@ class Data(RecipeBase):
     """Seed, for a whole study, of the held-out splits, ``train_images``, ``test_images`` and the digit scenes."""
     augment: tuple[Text, ...] = ()
     """Augmentations of training images, applied in this order: ``flip`` (horizontal), ``crop`` (shift by up to 1/8),
+    ``resized_crop`` (torchvision's ``RandomResizedCrop`` of the image after resizing: 8 % to 100 % of its area),
     ``color``, ``erase``; for images with one label also ``randaugment``, ``trivialaugment``, ``autoaugment`` (the
     ImageNet policy), ``autoaugment_cifar10`` and ``autoaugment_svhn``."""
     options: PlainTable[int | float | bool | str] = Field(default_factory=dict)

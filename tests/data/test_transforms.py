@@ -20,7 +20,7 @@ POLICIES = {
     "autoaugment_cifar10": (v2.AutoAugment, {"policy": v2.AutoAugmentPolicy.CIFAR10}),
     "autoaugment_svhn": (v2.AutoAugment, {"policy": v2.AutoAugmentPolicy.SVHN}),
 }
-ALL = ("flip", "crop", "color", "erase")
+ALL = ("flip", "crop", "color", "erase", "resized_crop")
 MEAN = (0.5, 0.5, 0.5)
 
 
@@ -89,6 +89,94 @@ def test_crop_reflects_the_border():
         image = augment(place, 0, ("crop",), Key(0, 0, i), MEAN[:1])[0]
         top, left = divmod(int(image[0, 8, 12]), 24)
         torch.testing.assert_close(image, tv.crop(padded, top - 8 + 2, left - 12 + 3, 16, 24), rtol=0, atol=0)
+
+
+def rectangle_of(moved, still):
+    """Return (top, left, height, width) of the pixels of ``still``, all different, that ``moved`` shows."""
+    seen = torch.isin(still, moved)
+    rows, columns = seen.any(1).nonzero()[:, 0], seen.any(0).nonzero()[:, 0]
+    assert seen.sum() == len(rows) * len(columns), "every pixel of the rectangle is shown"
+    return int(rows[0]), int(columns[0]), len(rows), len(columns)
+
+
+def test_resized_crop_equals_torchvision():
+    """A mask whose pixels all differ shows which rectangle was enlarged."""
+    mask = torch.arange(15 * 16, dtype=torch.uint8).view(15, 16)
+    image = torch.rand(3, 15, 16, generator=torch.Generator().manual_seed(0))
+    shares, ratios, places, shifted = [], [], [], 0
+    for i in range(400):
+        found, moved = augment(image, tv_tensors.Mask(mask), ("resized_crop",), Key(0, 0, i), MEAN)
+        assert isinstance(moved, tv_tensors.Mask)
+        top, left, height, width = rectangle_of(moved.as_subclass(torch.Tensor), mask)
+        torch.testing.assert_close(found, tv.resized_crop(image, top, left, height, width, [15, 16]), rtol=0, atol=0)
+        ramp = torch.arange(15.0)[:, None].expand(15, 16)  # the mask shows the row nearest to the image's
+        row = tv.resized_crop(ramp[None], top, left, height, width, [15, 16])[0]
+        assert (row - (moved // 16).as_subclass(torch.Tensor)).abs().max() <= 0.5
+        theirs = tv.resized_crop(tv_tensors.Mask(mask), top, left, height, width, [15, 16])
+        shifted += not torch.equal(theirs, moved)
+        shares.append(height * width / 240)
+        ratios.append(width / height)
+        if height <= 9:
+            places.append(top / (15 - height))
+    assert shifted > 200  # torchvision's nearest pixel is another
+    assert 0.08 - 8 / 240 < min(shares) < 0.15
+    assert 0.9 < max(shares) <= 1
+    assert 0.6 < min(ratios) < 0.8
+    assert 1.25 < max(ratios) < 1.6
+    assert len(places) > 80
+    assert (min(places), max(places)) == (0, 1)
+    assert 0.4 < sum(places) / len(places) < 0.6
+    torch.manual_seed(0)
+    draw = v2.RandomResizedCrop(15)
+    theirs = torch.tensor(
+        [params["height"] * params["width"] / 240 for params in (draw.make_params([image]) for _ in shares)]
+    )
+    spread = (theirs.var() / 200).sqrt()  # of the difference between two means of 400
+    assert abs(theirs.mean() - sum(shares) / 400) < 4 * spread
+
+
+def test_resized_crop_of_a_long_image_takes_its_centre():
+    """No rectangle fits that is so much shorter than the image; torchvision then takes the centre."""
+    column = torch.arange(240.0).view(1, 1, 240) / 240
+    centres = 0
+    for i in range(50):
+        found = augment(column, 0, ("resized_crop",), Key(0, 0, i), MEAN[:1])[0]
+        centres += torch.equal(found, tv.resized_crop(column, 0, 119, 1, 1, [1, 240]))
+    assert centres == 50
+    tall = torch.arange(240.0).view(1, 240, 1) / 240
+    found = augment(tall, 0, ("resized_crop",), Key(0, 0, 0), MEAN[:1])[0]
+    torch.testing.assert_close(found, tv.resized_crop(tall, 119, 0, 1, 1, [240, 1]), rtol=0, atol=0)
+
+
+def test_resized_crop_moves_points_and_boxes_with_their_pixels():
+    mask = torch.arange(15 * 16, dtype=torch.uint8).view(15, 16)
+    centres = torch.stack([torch.arange(240) % 16 + 0.5, torch.arange(240) // 16 + 0.5], 1)
+    target = {"points": tv_tensors.KeyPoints(centres, canvas_size=(15, 16)), "viewers": torch.arange(240)}
+    boxes = torch.tensor([[3.0, 4, 9, 13]])
+    part = torch.zeros(1, 15, 16, dtype=torch.uint8)
+    part[0, 4:13, 3:9] = 1
+    seen = 0
+    for i in range(60):
+        key = Key(0, 0, i)
+        image = torch.zeros(1, 15, 16)
+        moved = augment(image, tv_tensors.Mask(mask), ("resized_crop",), key, MEAN[:1])[1].as_subclass(torch.Tensor)
+        points = augment(image, target, ("resized_crop",), key, MEAN[:1])[1]
+        assert set(points["viewers"].tolist()) == set(moved.flatten().tolist())
+        for point, pixel in zip(points["points"].as_subclass(torch.Tensor), points["viewers"], strict=True):
+            shown = (moved == pixel).nonzero().flip(1) + 0.5
+            assert (shown.mean(0) - point).abs().max() <= 0.5  # the middle of the enlarged pixel
+        found = {
+            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(15, 16)),
+            "labels": torch.tensor([5]),
+            "masks": tv_tensors.Mask(part),
+        }
+        objects_moved = augment(image, found, ("resized_crop",), key, MEAN[:1])[1]
+        for (x1, y1, x2, y2), shape in zip(objects_moved["boxes"].tolist(), objects_moved["masks"], strict=True):
+            rows, columns = shape.bool().any(1).nonzero()[:, 0], shape.bool().any(0).nonzero()[:, 0]
+            pixels = columns[0].item(), rows[0].item(), columns[-1].item() + 1, rows[-1].item() + 1
+            assert max(abs(a - b) for a, b in zip((x1, y1, x2, y2), pixels, strict=True)) <= 0.5
+            seen += 1
+    assert seen > 40
 
 
 def test_color_equals_torchvision():

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 
@@ -71,6 +71,47 @@ def _erase(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequen
     return [F.erase(tensors[0], top, left, h, w, torch.tensor(fill_colour)[:, None, None]), *tensors[1:]]
 
 
+_ATTEMPTS = 10
+"""Number of rectangles that ``resized_crop`` draws before it takes the centre, as in torchvision."""
+
+
+def _resized_crop(tensors: list[Tensor], uniforms: Sequence[float], fill_colour: Sequence[float]) -> list[Tensor]:
+    """Enlarge a rectangle of 8 % to 100 % of the area, of aspect 3/4 to 4/3, to the whole image.
+
+    Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv:1409.4842; drawn as in torchvision's
+    ``RandomResizedCrop``. Pixels are interpolated bilinearly; masks take the nearest pixel.
+    """
+    height, width = tensors[0].shape[-2:]
+    rectangle = _random_rectangle(height, width, uniforms)
+    return [_enlarge(tensor, *rectangle, height, width) for tensor in tensors]
+
+
+def _random_rectangle(height: int, width: int, uniforms: Sequence[float]) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of the first drawn rectangle that fits, else of one at the centre."""
+    ratios = 3 / 4, 4 / 3
+    for n in range(_ATTEMPTS):
+        area = (0.08 + 0.92 * uniforms[2 * n]) * height * width
+        aspect = ratios[0] * (ratios[1] / ratios[0]) ** uniforms[2 * n + 1]
+        h, w = round((area / aspect) ** 0.5), round((area * aspect) ** 0.5)
+        if 0 < h <= height and 0 < w <= width:
+            return int(uniforms[-2] * (height - h + 1)), int(uniforms[-1] * (width - w + 1)), h, w
+    h, w = min(height, max(1, round(width / ratios[0]))), min(width, max(1, round(height * ratios[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _enlarge(tensor: Tensor, top: int, left: int, h: int, w: int, height: int, width: int) -> Tensor:
+    """Return the rectangle of ``h`` × ``w`` pixels at (``top``, ``left``), resized to ``height`` × ``width``."""
+    if isinstance(tensor, Mask):  # v2 would take the pixel above and to the left of the nearest
+        pixels = tensor.as_subclass(Tensor).reshape(-1, *tensor.shape[-2:])
+        nearest = F.resized_crop(pixels, top, left, h, w, [height, width], InterpolationMode.NEAREST_EXACT)
+        return Mask(nearest.reshape(tensor.shape))
+    if isinstance(tensor, KeyPoints):  # v2 would scale about the centre of the first pixel instead of its corner
+        corner, scale = torch.tensor([left, top]), torch.tensor([width / w, height / h])
+        points = (tensor.as_subclass(Tensor) + 0.5 - corner) * scale - 0.5
+        return KeyPoints(points, canvas_size=(height, width))
+    return F.resized_crop(tensor, top, left, h, w, [height, width])
+
+
 _POLICIES: dict[str, Callable[..., nn.Module]] = {
     "randaugment": v2.RandAugment,
     "trivialaugment": v2.TrivialAugmentWide,
@@ -104,6 +145,7 @@ _OPERATIONS: dict[str, tuple[_Operation, int]] = {
     "crop": (_crop, 2),
     "color": (_color, 3),
     "erase": (_erase, 5),
+    "resized_crop": (_resized_crop, 2 * _ATTEMPTS + 2),
     **{name: (partial(_apply_policy, name), 1) for name in _POLICIES},
 }
 """Maps name to operation and its number of uniform random numbers."""

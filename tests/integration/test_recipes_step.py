@@ -1,0 +1,313 @@
+"""Each recipe that comes with Saccade parses, says where its numbers come from, and takes one step."""
+
+import csv
+import math
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+import timm
+import torchvision
+from PIL import Image
+from scipy.io import savemat
+
+import saccade
+from saccade.cli import saccade as command_line
+from saccade.cost.call import ForwardCall
+from saccade.cost.thop import thop_counts
+from saccade.data import open_data
+from saccade.events import TrainingBegan
+from saccade.recipe import Recipe, builtin_recipe
+from saccade.training.schedules import lr_factor
+from tiny_runs import Killed, after, listener
+
+REPOSITORY = Path(__file__).parents[2]
+FILES = sorted((REPOSITORY / "recipes").glob("*.toml"))
+EACH_FILE = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+SIZE, BATCH = 64, 4
+MULTILABEL_TESTS = 60
+"""Number of test images of which at least one label has enough with it and without it to be scored."""
+FINDINGS = [
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+]  # fmt: skip
+CAMVID = [
+    "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
+    "void",
+]  # fmt: skip
+
+read_head = runpy.run_path(str(REPOSITORY / "docs/hooks/recipe_heads.py"))["read_head"]
+
+IMAGENET = {  # train_imagenet.py of landskape-ai/triplet-attention, whose settings the DAS paper takes over
+    "data.size": 224,
+    "data.crop_pct": 224 / 256,
+    "data.mean": (0.485, 0.456, 0.406),
+    "data.std": (0.229, 0.224, 0.225),
+    "data.augment": ("resized_crop", "flip"),
+    "training.momentum": 0.9,
+    "training.nesterov": False,
+}
+SGD = {"training.optimizer": "sgd", "training.warmup_epochs": 0.0, "training.label_smoothing": 0.0}
+PUBLISHED = {
+    "imagenet-das": IMAGENET
+    | SGD
+    | {  # DAS, arXiv:2311.12091, section 4.1
+        "model.name": "resnet50",
+        "attention.mechanism": "das",
+        "training.epochs": 100,
+        "training.batch_size": 256,
+        "training.lr": 0.1,
+        "training.weight_decay": 1e-4,
+    },
+    "mobilenetv2-das": IMAGENET
+    | SGD
+    | {  # section 4.1; epochs and dropout are those of triplet attention's script and MODELS/mobilenet.py
+        "model.name": "mobilenetv2_100",
+        "model.options": {"drop_rate": 0.25},
+        "attention.mechanism": "das",
+        "training.epochs": 400,
+        "training.batch_size": 96,
+        "training.lr": 0.045,
+        "training.weight_decay": 4e-5,
+    },
+    "cifar100-das": SGD
+    | {  # section 4.1
+        "attention.mechanism": "das",
+        "training.epochs": 300,
+        "training.batch_size": 128,
+        "training.lr": 0.1,
+        "training.weight_decay": 5e-4,
+    },
+    "stanford-dogs-das": SGD
+    | {  # section 4.1
+        "data.layout": "class_list",
+        "data.augment": ("crop", "flip"),
+        "attention.mechanism": "das",
+        "training.epochs": 300,
+        "training.batch_size": 32,
+        "training.lr": 0.1,
+        "training.weight_decay": 1e-4,
+        "training.schedule": "cosine",
+    },
+    "imagenet-se": SGD
+    | {  # SENet, arXiv:1709.01507, section 5.1
+        "data.size": 224,
+        "data.crop_pct": 224 / 256,
+        "data.augment": ("resized_crop", "flip"),
+        "model.name": "resnet50",
+        "attention.mechanism": "se",
+        "training.epochs": 100,
+        "training.batch_size": 1024,
+        "training.lr": 0.6,
+        "training.momentum": 0.9,
+        "training.weight_decay": Recipe().training.weight_decay,  # not stated
+    },
+}
+"""Settings by recipe, as its source states them."""
+RATES = {
+    "imagenet-das": {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 89: 0.001, 90: 1e-4, 99: 1e-4},  # ×0.1 at 30, 60, 90
+    "mobilenetv2-das": {0: 0.045, 1: 0.0441, 399: 0.045 * 0.98**399},  # ×0.98 per epoch
+    "cifar100-das": {69: 0.1, 70: 0.02, 130: 0.004, 200: 8e-4, 260: 1.6e-4, 299: 1.6e-4},  # ×0.2 at 70, 130, 200, 260
+    "stanford-dogs-das": {0: 0.1, 150: 0.05},  # cosine
+    "imagenet-se": {29: 0.6, 30: 0.06, 60: 0.006, 90: 6e-4},  # ×0.1 every 30 epochs
+}
+"""Learning rate at the start of epochs, counted from 0."""
+
+
+@EACH_FILE
+def test_the_comment_at_the_head_has_every_key_and_its_commands_parse(path):
+    head = read_head(path)
+    assert all(head.values.values())
+    for line in head.values["command"].splitlines():
+        program, *words = shlex.split(line)
+        assert program == "saccade"
+        name, verb, rest = command_line.resolve_command(click.Context(command_line), words)
+        given = verb.make_context(name, rest).params
+        named = given.get("recipe") or given.get("recipe_file")
+        assert named in (None, path.stem, f"recipes/{path.name}")
+    if path.stem in PUBLISHED:
+        assert "arXiv:" in head.values["numbers"]
+
+
+@pytest.mark.parametrize("key", ["command", "hardware", "time", "numbers", "run"])
+def test_a_comment_without_a_key_is_noticed(tmp_path, key):
+    lines = (REPOSITORY / "recipes/digits.toml").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "digits.toml").write_text("".join(line for line in lines if not line.startswith(f"# {key} ")))
+    with pytest.raises(ValueError, match=f"has no {key}$"):
+        read_head(tmp_path / "digits.toml")
+
+
+def different(recipe, expected):
+    """Return the settings of a recipe that are not as expected."""
+    values = recipe.model_dump()
+    found = {key: values[key.split(".")[0]][key.split(".")[1]] for key in expected}
+    return {key: (value, expected[key]) for key, value in found.items() if value != expected[key]}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_settings_are_those_of_the_source(name):
+    recipe = builtin_recipe(name)
+    assert different(recipe, PUBLISHED[name]) == {}
+    assert list(different(recipe.with_overrides({"training.lr": 0.3}), PUBLISHED[name])) == ["training.lr"]
+    rates = {
+        epoch: recipe.training.lr * lr_factor(7 * epoch, 7, recipe.training.epochs, recipe.training)
+        for epoch in RATES[name]
+    }
+    assert rates == pytest.approx(RATES[name])
+
+
+def write_image(path, seed):
+    """Write a picture of 48×40 pixels that depends on ``seed``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+
+
+def write_classes(root):
+    """Write class folders for training and testing."""
+    for n in range(16):
+        write_image(root / ("train" if n < 8 else "test") / f"class {n % 2}" / f"{n}.png", n)
+
+
+def write_lists(root):
+    """Write the folders of Stanford Dogs, and the lists by the script in the comment of the recipe."""
+    classes = "n02085620-Chihuahua", "n02085782-Japanese_spaniel"
+    for n in range(16):
+        write_image(root / "Images" / classes[n % 2] / f"{n}.jpg", n)
+    for part, numbers in (("train", range(8)), ("test", range(8, 16))):
+        names = np.array([[f"{classes[n % 2]}/{n}.jpg"] for n in numbers], dtype=object)
+        savemat(root / f"{part}_list.mat", {"file_list": names, "labels": [[n % 2 + 1] for n in numbers]})
+    run_script_of("stanford-dogs-das", root)
+
+
+def write_findings(root):
+    """Write films and the table of ChestX-ray14, one film per patient."""
+    header = [
+        "Image Index", "Finding Labels", "Follow-up #", "Patient ID", "Patient Age", "Patient Gender",
+        "View Position", "OriginalImage[Width", "Height]", "OriginalImagePixelSpacing[x", "y]", "",
+    ]  # fmt: skip
+    with (root / "Data_Entry_2017.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(header)
+        for n in range(40 + MULTILABEL_TESTS):
+            write_image(root / "images" / f"{n:08}_000.png", n)
+            found = {FINDINGS[n // 2 % 14], *FINDINGS[3 : 3 + n % 2]} if n % 8 else {"No Finding"}
+            labels = "|".join(sorted(found))
+            view = ("PA", "AP")[n % 2]
+            table.writerow([f"{n:08}_000.png", labels, 0, n + 1, 50, "F", view, 2048, 2048, 0.171, 0.171, ""])
+    for name, numbers in (("train_val_list", range(40)), ("test_list", range(40, 40 + MULTILABEL_TESTS))):
+        (root / f"{name}.txt").write_text("".join(f"{n:08}_000.png\n" for n in numbers))
+
+
+def write_masks(root):
+    """Write images and index masks in the form of CamVid."""
+    for n in range(12):
+        part = ("train", "val", "test")[n % 3]
+        write_image(root / part / f"{n}.png", n)
+        (root / f"{part}annot").mkdir(exist_ok=True)
+        rows = np.arange(40)[:, None] * len(CAMVID) // 40
+        Image.fromarray(np.repeat(rows, 48, 1).astype(np.uint8)).save(root / f"{part}annot" / f"{n}.png")
+    (root / "classes.txt").write_text("\n".join(CAMVID))
+
+
+def writer_of(recipe):
+    """Return the function that writes the images of a recipe; None for built-in images."""
+    task, layout = recipe.task.name, recipe.data.layout
+    if recipe.data.source == "digits":
+        return None
+    if task == "segment" or layout in ("image_masks", "voc_masks"):
+        return write_masks
+    if task == "multilabel" or layout in ("csv", "chestxray14"):
+        return write_findings
+    return write_lists if layout == "class_list" else write_classes
+
+
+def run_script_of(name, folder, **names):
+    """Run the Python in the comment of a recipe, in ``folder``."""
+    notes = read_head(REPOSITORY / "recipes" / f"{name}.toml").notes
+    (script,) = re.findall(r"^(  from pathlib .*?)\n(?!  )", f"{notes}\n\n", re.MULTILINE | re.DOTALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(re.sub("^  ", "", script, flags=re.MULTILINE), dict(names))
+
+
+@EACH_FILE
+def test_it_takes_one_step(path, tmp_path):
+    """The recipe as it is, on a few small images, until the first epoch ends; no weights are loaded."""
+    recipe = Recipe.load(path)
+    write = writer_of(recipe)
+    settings = {
+        "data.train_images": BATCH,
+        "data.test_images": MULTILABEL_TESTS if recipe.task.name == "multilabel" else BATCH,
+        "training.batch_size": BATCH,
+        "training.workers": 0,
+        "model.pretrained": False,
+        "model.checkpoint": None,
+        "training.precision": "32",  # "auto" would time both
+        "training.memory_format": "contiguous",
+    }
+    if "encoder_weights" in recipe.model.options:
+        settings["model.options"] = recipe.model.options | {"encoder_weights": False}
+    if write is not None:
+        write(tmp_path)
+        settings["data.size"] = min(SIZE, *(recipe.data.height_width or [SIZE]))
+
+    heard, listen = listener(after(epoch=1))
+    data = None if write is None else tmp_path
+    with pytest.raises(Killed):
+        saccade.train(path, data=data, settings=settings, out=tmp_path / "run", device="cpu", notify=listen)
+    began = next(event for event in heard if isinstance(event, TrainingBegan))
+    assert (began.steps, began.epochs) == (1, recipe.training.epochs)
+    losses = heard[-1].row["losses"]
+    assert losses
+    assert {name: loss for name, loss in losses.items() if not 0 < loss < math.inf} == {}
+
+
+def test_images_of_every_kind_are_read(tmp_path):
+    """What is written for recipes of masks and of findings can be read, with all classes."""
+    for write, target, classes in ((write_masks, "mask", set(CAMVID[:-1])), (write_findings, "vector", set(FINDINGS))):
+        root = tmp_path / target
+        root.mkdir()
+        write(root)
+        split = open_data(Recipe().with_overrides({"data.source": str(root), "data.size": 32}).data, target)
+        assert (split.target, set(split.classes)) == (target, classes)
+        assert min(len(split.train), len(split.test)) >= BATCH
+
+
+def test_the_script_that_writes_cifar100_makes_class_folders(tmp_path, monkeypatch):
+    class Pictures(list):
+        classes = ("apple", "bowl")
+
+    def download(folder, train, download):
+        assert (folder, download) == ("downloads", True)
+        return Pictures((Image.new("RGB", (32, 32), (n, 10 * train, 0)), n % 2) for n in range(6 if train else 4))
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR100", download)
+    run_script_of("cifar100-das", tmp_path)
+    data = builtin_recipe("cifar100-das").with_overrides({"data.source": str(tmp_path / "cifar100")}).data
+    split = open_data(data, "label")
+    assert split.classes == ["apple", "bowl"]
+    for images, mark, count in ((split.train, 10, 6), (split.test, 0, 4)):
+        seen = [(*images.raw_image(i)[:2, 0, 0].tolist(), images.target(i)) for i in range(len(images))]
+        assert sorted(seen) == [(n, mark, n % 2) for n in range(count)]
+
+
+def test_gates_of_mobilenetv2_end_its_seven_stages():
+    recipe = builtin_recipe("mobilenetv2-das")
+    host = timm.create_model(recipe.model.name)
+    saccade.plug(host, recipe.attention.mechanism, where=recipe.attention.where, input=(3, 64, 64))
+    assert [plug.site for plug in saccade.plugs(host)] == [f"blocks.{n}" for n in range(7)]
+    assert [plug.channels for plug in saccade.plugs(host)] == [16, 24, 32, 64, 96, 160, 320]
+    ends = [f"features.{n}" for n in (1, 3, 6, 10, 13, 16, 17)]
+    for where, macs in ((ends, 0.35), (ends[:1], 0.34)):  # 0.35 as printed in the paper
+        same = torchvision.models.mobilenet_v2()
+        saccade.plug(same, recipe.attention.mechanism, where=where, input=(3, 64, 64))
+        assert round(thop_counts(ForwardCall.build(same, (3, 224, 224), batch=1))[1] / 1e9, 2) == macs
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(saccade.UserError, match="Did you mean 'imagenet-das'"):
+        builtin_recipe("imagenet_das")
