@@ -94,9 +94,12 @@ class TaskSection(RecipeBase):
     """Task and metric."""
 
     name: Text = "auto"
-    """Task, such as ``classify`` or ``segment``; ``auto`` chooses it by the targets of the data."""
+    """Task, such as ``classify``, ``multilabel`` or ``segment``; ``auto`` chooses it by the targets of the data."""
     metric: Text | None = None
     """Metric by which arms are compared. Default: the first metric of the task."""
+    class_weights: Literal["balanced"] | None = None
+    """Weights of the classes in the loss. ``balanced``: ``classify`` weights class k by N / (K · Nₖ), if Nₖ of N training
+    images are in it, one of K; ``multilabel`` weights positives by negatives / positives. Default: no weights."""
 
 
 class Model(RecipeBase):
