@@ -98,8 +98,8 @@ class TaskSection(RecipeBase):
     metric: Text | None = None
     """Metric by which arms are compared. Default: the first metric of the task."""
     class_weights: Literal["balanced"] | None = None
-    """Weights of the classes in the loss. ``balanced``: ``classify`` weights class k by N / (K · Nₖ), if Nₖ of N training
-    images are in it, one of K; ``multilabel`` weights positives by negatives / positives. Default: no weights."""
+    """Weights of the classes in the loss. ``balanced``: ``classify`` weights class k by N / (K · Nₖ), for Nₖ of N
+    training images in K classes; ``multilabel`` weights positives by negatives / positives. Default: no weights."""
 
 
 class Model(RecipeBase):

@@ -144,9 +144,8 @@ class Multilabel(Task):
         """
         if not self._scored.any():
             raise UserError(
-                "no class can be scored: at least one needs "
-                f"{MIN_IMAGES} test images with its label and {MIN_IMAGES} without, each in {MIN_GROUPS} groups "
-                f"(patients, scenes) if the data names any; there are {self._count(range(len(self._scored)))}"
+                f"no class can be scored: at least one needs {self._needed}; there are "
+                f"{self._count(range(len(self._scored)))}"
             )
         return self.metrics
 
@@ -165,10 +164,9 @@ class Multilabel(Task):
 
     def unscored(self) -> list[str]:
         sentences, by = [], self.data.test.by
-        needed = f"{MIN_IMAGES} test images with the label and {MIN_IMAGES} without, each in {MIN_GROUPS} groups"
         if not self._scored.all():
             lacking = torch.nonzero(~self._scored)[:, 0].tolist()
-            sentences.append(f"Not scored, for lack of {needed}: {self._count(lacking)}.")
+            sentences.append(f"Not scored, for lack of {self._needed}: {self._count(lacking)}.")
         rows = self.data.test.codes() | {"label": self._test_labels}
         for code, value in enumerate(by.levels if by else ()):
             assert by is not None
@@ -178,9 +176,14 @@ class Multilabel(Task):
             sentences.append(
                 f"{subject} ({n_images} test images): the mean is over {', '.join(names)}."
                 if names
-                else f"{subject} ({n_images} test images) is not scored: no class has {needed}."
+                else f"{subject} ({n_images} test images) is not scored: no class has {self._needed}."
             )
         return sentences
+
+    @property
+    def _needed(self) -> str:
+        groups = "" if self.data.test.groups is None else f", each from {MIN_GROUPS} groups"
+        return f"{MIN_IMAGES} test images with the label and {MIN_IMAGES} without{groups}"
 
     def _count(self, classes: Sequence[int]) -> str:
         """Return the number of test images and groups with each label, as text."""
