@@ -59,7 +59,7 @@ def _metric(name: str, of_class: Callable[..., float], of_class_without: Callabl
         return torch.from_numpy(np.mean(scores, axis=0))
 
     return Metric(
-        name=name, unit="", margin=0.01, low=0.0, high=1.0, digits=3,
+        name=name, unit="", margin=0.01, low=0.0, high=1.0, digits=4,
         score=score, by_class=by_class, score_without=score_without,
     )  # fmt: skip
 
