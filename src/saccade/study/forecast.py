@@ -159,7 +159,8 @@ class Forecast:
             )
             lines.append(
                 f"        the {self.test_images} test images cause the larger part of the error{at_sds}: "
-                f"{with_unit(f'{self.image_se:.{digits + 1}f}', self.unit)} at any number of seeds ({self.image_se_from})"
+                f"{with_unit(f'{self.image_se:.{digits + 1}f}', self.unit)} at any number of seeds "
+                f"({self.image_se_from})"
             )
         sigma = self.detectable[0][0]
         needed = f"more than {MAX_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)
