@@ -23,6 +23,14 @@ def test_without_a_word_it_is_the_digits():
     assert choose_recipe("digits", None, {}) == builtin_recipe("digits")
 
 
+def test_several_labels_of_the_digits_have_a_recipe(photos):
+    chosen = choose_recipe(None, None, overrides_from(task="multilabel", settings={"training.epochs": 2}))
+    assert chosen == builtin_recipe("digits_multilabel").with_overrides({"training.epochs": 2})
+    assert chosen.data.options["distractors"] > builtin_recipe("digits").data.options["distractors"]
+    assert choose_recipe(None, None, overrides_from(task="segment")).data == builtin_recipe("digits").data
+    assert choose_recipe(None, photos, overrides_from(task="multilabel")).data.augment == ("flip", "crop")
+
+
 def test_a_host_with_weights_is_tuned(photos):
     plain, pretrained, checkpoint = (
         choose_recipe(None, photos, overrides_from(**words))

@@ -120,7 +120,10 @@ def _builtin_for(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
         # The weights in settings replace those of the recipe.
         return builtin_recipe("finetune").with_overrides({"model.pretrained": False})
     data = Recipe().with_overrides({"data.source": os.fspath(source)}).data
-    name, overrides = find_layout(data).suggest_recipe(data.source)
+    layout = find_layout(data)
+    if (task_recipe := layout.task_recipes.get(str(settings.get("task.name")))) is not None:
+        return builtin_recipe(task_recipe)
+    name, overrides = layout.suggest_recipe(data.source)
     return builtin_recipe(name).with_overrides(overrides)
 
 

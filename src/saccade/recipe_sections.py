@@ -95,9 +95,12 @@ class TaskSection(RecipeBase):
     """Task and metric."""
 
     name: Text = "auto"
-    """Task, such as ``classify`` or ``segment``; ``auto`` chooses it by the targets of the data."""
+    """Task, such as ``classify``, ``multilabel`` or ``segment``; ``auto`` chooses it by the targets of the data."""
     metric: Text | None = None
     """Metric by which arms are compared. Default: the first metric of the task."""
+    class_weights: Literal["balanced"] | None = None
+    """Weights of the classes in the loss. ``balanced``: ``classify`` weights class k by N / (K · Nₖ), for Nₖ of N
+    training images in K classes; ``multilabel`` weights positives by negatives / positives. Default: no weights."""
 
 
 class Model(RecipeBase):

@@ -64,6 +64,12 @@ class _ConstantPrediction(_Schema):
     scores: dict[str, Float32 | None]
 
 
+class _ByColumn(_Schema):
+    column: str
+    values: list[str]
+    """Values that the entries of ``by`` in the rows index."""
+
+
 class Done(_Schema):
     """Schema of a run's ``done.json``."""
 
@@ -85,6 +91,8 @@ class Done(_Schema):
     left_out: dict[str, dict[str, Count]] = Field(default_factory=dict)
     cautions: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+    by: _ByColumn | None = None
+    """Column ``data.options.by``."""
     constant: dict[str, Literal["gate", "context"]] = Field(default_factory=dict)
     """Plugs with the same gate or context for all test images: maps site to kind."""
 

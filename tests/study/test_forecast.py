@@ -50,6 +50,19 @@ def test_unknown_residual_sd_and_too_many_seeds():
     assert "more than 100 seeds (SD 0.3)" in said
 
 
+def test_decimals_follow_the_margin():
+    facts = FACTS | {"metric": "AUROC", "unit": "", "margin": 0.01, "detectable": ((0.0061, 0.01234),)}
+    assert "differences of 0.012 with probability 0.8 (residual SD 0.0061: " in forecast.Forecast(**facts).text()
+    two = facts | {
+        "detectable": ((0.0061, 0.01234), (0.01, 0.0201)),
+        "image_limited_sigmas": (0.01,),
+        "image_se": 0.004,
+    }
+    said = forecast.Forecast(**two).text()
+    assert "0.012 (SD 0.0061), 0.020 (SD 0.01)" in said
+    assert "at SD 0.01: 0.0040 at any" in said
+
+
 def test_too_few_test_images_are_named():
     few = {
         "image_limited_sigmas": (0.5,),

@@ -1,12 +1,15 @@
 """The example in the docstring of ``tasks.base`` is a task that works."""
 
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from saccade import tasks
 from saccade.data import open_data
-from saccade.data.samples import collate
+from saccade.data.samples import ImageColumn, collate
+from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
 from saccade.tasks import base
 
@@ -47,3 +50,29 @@ def test_it_draws(task):
     assert [drawing.caption for drawing in task.draw([3, 5], None)] == ["3", "5"]
     with torch.no_grad():
         assert len(task.draw([3, 5], network)) == 2
+
+
+def test_class_weights_are_refused_by_a_loss_without_them(task):
+    recipe = Recipe().with_overrides({"task.class_weights": "balanced"})
+    with pytest.raises(UserError, match=r"task.class_weights = 'balanced': the loss of regress has no class weights"):
+        type(task)(recipe, task.data)
+
+
+def test_metrics_of_values_with_enough_images():
+    test = open_data(Data(train_images=20, test_images=40, size=16), "label").test
+    values = ["AP"] * 15 + ["PA"] * 14 + ["LL"] * 10 + [""]
+    test.by = ImageColumn("view", values)
+    kind = tasks.get("classify")
+    labels = torch.arange(40) % 10
+    rows = {"predicted": torch.where(torch.arange(40) < 6, labels, -1), "label": labels, **test.codes()}
+    (top1, *_) = kind.metrics_by("view", test.by.levels, rows)
+    assert (top1.name, top1.compute(rows)) == ("top-1 (view = AP)", pytest.approx(100 * 6 / 15))
+    assert kind.metrics[0].compute(rows) == pytest.approx(100 * 6 / 40)
+    names = {metric.name for metric in kind.metrics_by("view", test.by.levels, rows)}
+    assert names == {f"{metric.name} (view = AP)" for metric in kind.metrics}
+    assert kind(Recipe(), SimpleNamespace(test=test)).unscored() == [
+        "view = LL is not scored: it has 10 test images in 10 groups; 15 in 10 are needed.",
+        "view = PA is not scored: it has 14 test images in 14 groups; 15 in 10 are needed.",
+    ]
+    test.groups = [str(i // 2) for i in range(40)]
+    assert kind.metrics_by("view", test.by.levels, rows | test.codes()) == ()

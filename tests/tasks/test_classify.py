@@ -137,3 +137,18 @@ def test_wrong_outputs_are_described():
         torch.zeros(2, 4), images
     )
     assert "gives a tuple" in task().output_problem((), images)
+
+
+def test_balanced_class_weights():
+    network, images = Fixed([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]]), torch.arange(2).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    labels, train = torch.tensor([0, 1]), [0, 0, 0, 1, 1, 2]
+    data = SimpleNamespace(train=Part(train), test=Part([0]), classes=list("abc"), channels=1)
+    losses = [
+        float(Classify(Recipe().with_overrides(settings), data).loss(network, images, labels)["cross-entropy"])
+        for settings in ({}, {"task.class_weights": "balanced"})
+    ]
+    terms = F.cross_entropy(network.logits, labels, reduction="none")
+    weights = torch.tensor([6 / (3 * 3), 6 / (3 * 2)])
+    assert losses[0] == pytest.approx(float(terms.mean()))
+    assert losses[1] == pytest.approx(float((weights * terms).sum() / weights.sum()))
+    assert losses[0] != pytest.approx(losses[1])

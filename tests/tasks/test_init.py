@@ -11,7 +11,7 @@ from saccade.tasks.base import Task
 
 
 def test_every_task_is_complete():
-    assert tasks.names() == ["classify", "segment"]
+    assert tasks.names() == ["classify", "multilabel", "segment"]
     for name in tasks.names():
         kind = tasks.get(name)
         assert issubclass(kind, Task)
@@ -24,6 +24,7 @@ def test_every_task_is_complete():
 def test_the_data_decide_unless_the_recipe_does():
     assert tasks.choose_task(Recipe()) == "classify"
     assert tasks.choose_task(Recipe().with_overrides({"task.name": "segment"})) == "segment"
+    assert tasks.choose_task(Recipe().with_overrides({"task.name": "multilabel"})) == "multilabel"
     with pytest.raises(UserError, match=r"no task 'segmnt'\. Did you mean 'segment'"):
         tasks.choose_task(Recipe().with_overrides({"task.name": "segmnt"}))
 

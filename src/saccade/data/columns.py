@@ -1,4 +1,4 @@
-"""Find the columns of an image table: image, labels, split and group."""
+"""Find the columns of an image table: image, labels, split, group and the one that scores are divided by."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ _OTHER_NAMES = (
 """Names of columns that never hold labels, whatever their values."""
 _BOX_NAMES = [{"xmin", "ymin", "xmax", "ymax"}, {"x1", "y1", "x2", "y2"}, {"x", "y", "w", "h"}, {"bbox"}]
 _BOX_NAMES += [{"boundingbox"}, {"x", "y", "width", "height"}, {"roix1", "roiy1", "roix2", "roiy2"}]
+_BOX_NAMES += [{"bboxx", "y", "w", "h"}]  # "Bbox [x,y,w,h]" of ChestX-ray14, split at its commas
 _BOX_NAMES += [{"encodedpixels"}, {"imageid", "rle"}]
 
 EMPTY_VALUES = ("", "nan", "null")
@@ -47,6 +48,8 @@ NO_LABEL_NAMES = ("no finding", "no findings", "none", "nothing")
 """Lower-case labels that mean that the image has no label."""
 FLAG_VALUES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 """Maps lower-case cell values of a 0/1 column to 0 or 1."""
+_DELIMITED_NAMES = {"findinglabels": "|"}
+"""Maps the name of a column of ChestX-ray14 to its separator, for tables in which no cell has two labels."""
 _DELIMITERS, _PLURAL_COLUMN_DELIMITERS = ("|", ";"), (",", " ")
 _SAMPLE_ROWS = 20
 
@@ -66,6 +69,7 @@ class Columns:
         delimiter: separator of the labels in a cell; empty unless ``delimited``.
         split: column of the splits, or None.
         group: column of the groups, or None.
+        by: column that scores are divided by, or None.
     """
 
     image: str
@@ -74,6 +78,7 @@ class Columns:
     delimiter: str = ""
     split: str | None = None
     group: str | None = None
+    by: str | None = None
 
 
 def has_box_columns(header: Sequence[str]) -> bool:
@@ -115,18 +120,19 @@ def _is_number(text: str) -> bool:
 
 
 def find_columns(table: TableFile, image: str, options: Mapping[str, Any]) -> Columns:
-    """Find the columns of labels, split and group by ``data.options``, otherwise by column names and values.
+    """Find the columns of labels, split, group and ``by``: by ``data.options``, otherwise by column names and values.
 
     Raises:
         UserError: an option names a missing column, or no column or several columns may be the label.
     """
     split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
     group = _optional_column(table, options, "group", _GROUP_NAMES, {image, split})
-    unassigned = [name for name in table.header if name not in (image, split, group)]
+    by = _optional_column(table, options, "by", (), ())
+    unassigned = [name for name in table.header if name not in (image, split, group, by)]
     if "labels" in options:
         names = _named_columns(table, str(options["labels"]))
         if len(names) > 1:
-            return Columns(image, names, "flags", "", split, group)
+            return Columns(image, names, "flags", "", split, group, by)
     else:
         label = next(
             (name for known_name in _LABEL_NAMES for name in unassigned if _normalise(name) == known_name), None
@@ -135,13 +141,13 @@ def find_columns(table: TableFile, image: str, options: Mapping[str, Any]) -> Co
         not_labels = (*_OTHER_NAMES, *_IMAGE_NAMES, *_GROUP_NAMES, *_SPLIT_NAMES)
         candidates = [name for name in unassigned if _normalise(name) not in not_labels]
         if label is None and len(flags) > 1:
-            return Columns(image, tuple(flags), "flags", "", split, group)
+            return Columns(image, tuple(flags), "flags", "", split, group, by)
         if label is None and len(candidates) != 1:
             raise _label_column_error(table, candidates)
         names = (label or candidates[0],)
     delimiter_option = options.get("delimiter")
     delimiter = _find_delimiter(table, names[0]) if delimiter_option is None else str(delimiter_option)
-    return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group)
+    return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group, by)
 
 
 def _label_column_error(table: TableFile, candidates: Sequence[str]) -> UserError:
@@ -207,6 +213,8 @@ def _find_delimiter(table: TableFile, column: str) -> str:
     values = {row.text(column) for row in table.rows}
     if any(not isinstance(row.cells[column], str) for row in table.rows):
         return ","  # TableRow.text joins lists by commas
+    if (known := _DELIMITED_NAMES.get(_normalise(column))) is not None:
+        return known
     for delimiter in _DELIMITERS:
         if any(delimiter in value for value in values):
             return delimiter

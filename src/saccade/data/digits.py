@@ -196,6 +196,10 @@ class Scenes:
             masks=torch.from_numpy(masks),
         )
 
+    def present(self, i: int) -> list[int]:
+        """Return the classes of the target and the distractors of scene ``i``; clutter does not count."""
+        return [digit.label for digit in self._draw(i)[1]]
+
     def _draw(self, i: int) -> tuple[NDArray[np.uint8], list[_Digit]]:
         """Return the image (H, W) of scene ``i`` and its digits, the target first."""
         if not 0 <= i < self.count:
@@ -303,16 +307,23 @@ class _LazyTargets:
 
 
 def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
-    """Return the targets of ``scenes`` of the ``kind`` label, mask, objects or none.
+    """Return the targets of ``scenes`` of the ``kind`` label, vector, mask, objects or none.
 
-    If ``fits_in_memory``, masks are computed at once and kept.
+    If ``fits_in_memory``, vectors and masks are computed at once and kept.
     """
     if kind == "label":
         return scenes.labels
     if kind == "none":
         return [None] * len(scenes)
-    targets = _LazyTargets(scenes, {"mask": _make_mask, "objects": _make_objects}[kind])
-    return [targets[i] for i in range(len(targets))] if fits_in_memory and kind == "mask" else targets
+    targets = _LazyTargets(scenes, {"vector": _make_vector, "mask": _make_mask, "objects": _make_objects}[kind])
+    return [targets[i] for i in range(len(targets))] if fits_in_memory and kind in ("vector", "mask") else targets
+
+
+def _make_vector(scenes: Scenes, i: int) -> Tensor:
+    """Return a vector (10,), float32, with 1 for each class of the target and the distractors."""
+    vector = torch.zeros(len(CLASSES))
+    vector[scenes.present(i)] = 1
+    return vector
 
 
 def _make_mask(scenes: Scenes, i: int) -> Mask:

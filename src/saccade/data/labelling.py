@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from saccade.data.columns import EMPTY_VALUES, FLAG_VALUES, NO_LABEL_NAMES, Colu
 from saccade.data.image_index import ImageIndex
 from saccade.data.records import TableFile, TableRow
 from saccade.data.rows import RowImages, quote_value, read_row_splits
+from saccade.data.split_lists import SplitLists
 from saccade.escaping import brief
 
 __all__ = ["ImageTable", "LabelledImage", "TableLabels", "read_table_labels"]
@@ -26,6 +27,7 @@ class ImageTable(NamedTuple):
         records: file of the table, with its rows.
         columns: names of the columns.
         folder: folder in which images are looked up first.
+        lists: lists of the images of each split, or None.
     """
 
     split: str
@@ -33,6 +35,7 @@ class ImageTable(NamedTuple):
     records: TableFile
     columns: Columns
     folder: Path
+    lists: SplitLists | None = None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class LabelledImage:
         split_name: name of ``split`` in the source; empty if there are no splits.
         group: group of the image; empty if the table has no groups.
         where: line of the table, for messages.
+        by: value of the column that scores are divided by; empty without one.
     """
 
     labels: tuple[str, ...]
@@ -52,6 +56,7 @@ class LabelledImage:
     split_name: str
     group: str
     where: str
+    by: str = ""
 
 
 @dataclass
@@ -83,10 +88,12 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
     """
     result, n_repeated, n_trimmed = TableLabels(), 0, 0
     unlabelled_rows, label_names, images = list[str](), dict[str, None](), RowImages(index)
-    for split, split_name, records, columns, folder in tables:
+    for split, split_name, records, columns, folder, lists in tables:
         result.problems += records.problems
         reader = _LabelReader(columns, options)
         row_splits = read_row_splits(records, columns.split, result.problems)
+        if lists is not None:
+            row_splits = lists.row_splits(records, columns.image, result.problems, result.notes)
         for row in records.rows:
             where = records.location(row)
             group = row.text(columns.group) if columns.group else ""
@@ -97,18 +104,19 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
             if isinstance(labels, str):
                 result.problems.append(f"{where} {labels}")
                 continue
-            if path is None or (columns.split and row.line not in row_splits):
+            if path is None or ((columns.split or lists) and row.line not in row_splits):
                 continue
             n_trimmed += columns.form != "flags" and columns.labels[0] in row.trimmed
             label_names |= dict.fromkeys(labels)
-            image = LabelledImage(labels, *row_splits.get(row.line, (split, split_name)), group, where)
+            by = _read_by(row, columns)
+            image = LabelledImage(labels, *row_splits.get(row.line, (split, split_name)), group, where, by)
             earlier = result.images.setdefault(path, image)
             if earlier is image:
                 unlabelled_rows += [where] * (not labels)
-            elif (earlier.labels, earlier.split, earlier.group) == (labels, image.split, group):
+            elif replace(image, where=earlier.where) == earlier:
                 n_repeated += 1
             else:
-                result.problems.append(_conflict_message(path, earlier, image))
+                result.problems.append(_conflict_message(path, earlier, image, columns))
     result.missing, result.problems = images.missing, [*result.problems, *images.problems]
     flag_columns = [label for table in tables for label in table.columns.labels if table.columns.form == "flags"]
     result.classes = list(dict.fromkeys(flag_columns)) or sorted(label_names, key=_numeric_key)
@@ -163,13 +171,21 @@ def _flag_advice(value: str) -> str:
     return "0 or 1 is needed. Set data.options.labels = 'one,other' to name the columns of labels"
 
 
-def _conflict_message(path: Path, earlier: LabelledImage, later: LabelledImage) -> str:
+def _read_by(row: TableRow, columns: Columns) -> str:
+    text = row.text(columns.by) if columns.by else ""
+    return "" if text.lower() in EMPTY_VALUES else text
+
+
+def _conflict_message(path: Path, earlier: LabelledImage, later: LabelledImage, columns: Columns) -> str:
     name = brief(path.name)
     if earlier.labels != later.labels:
         lines = f"{earlier.where} ({_join_labels(earlier.labels)}) and {later.where} ({_join_labels(later.labels)})"
         return f"{name} has two labels, in {lines}; one row for each image is needed, with all its labels"
     if earlier.group != later.group:
         return f"{name} is in two groups, in {earlier.where} ({earlier.group}) and {later.where} ({later.group})"
+    if earlier.split == later.split:
+        values = f"{earlier.where} ({quote_value(earlier.by)}) and {later.where} ({quote_value(later.by)})"
+        return f"{name} has two values of {brief(columns.by)!r}, in {values}"
     lines = f"{earlier.where} ({earlier.split_name}) and {later.where} ({later.split_name})"
     return f"{name} is in two splits, in {lines}"
 

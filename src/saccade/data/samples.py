@@ -17,8 +17,8 @@ from saccade.data.sampling import Key
 from saccade.data.transforms import augment
 
 __all__ = [
-    "MEMORY_LIMIT", "VOID", "ImageSequence", "ImageSet", "Key", "Splits", "Target", "Targets", "channel_statistics",
-    "collate", "digest_values",
+    "MEMORY_LIMIT", "VOID", "ImageColumn", "ImageSequence", "ImageSet", "Key", "Splits", "Target", "Targets",
+    "channel_statistics", "collate", "digest_values",
 ]  # fmt: skip
 
 MEMORY_LIMIT = 2**30
@@ -55,6 +55,24 @@ class Targets(Protocol):
     def __getitem__(self, i: int, /) -> Target: ...
 
 
+@dataclass(frozen=True)
+class ImageColumn:
+    """Column of a table that scores are divided by, such as the view of a radiograph.
+
+    Attributes:
+        name: name of the column.
+        values: value of each image; empty if the table has none.
+    """
+
+    name: str
+    values: list[str]
+
+    @property
+    def levels(self) -> list[str]:
+        """Distinct values, sorted, without the empty one."""
+        return sorted({*self.values} - {""})
+
+
 class ImageSet(Dataset[tuple[Tensor, Target]]):
     """Normalised images, float32 (C, H, W), with their targets.
 
@@ -68,6 +86,7 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         std: standard deviation of each channel.
         augmentations: names of augmentations, in order.
         groups: group of each image (patient, scene); None without groups.
+        by: column that scores are divided by, or None.
     """
 
     def __init__(
@@ -78,11 +97,13 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         std: Sequence[float],
         augmentations: Sequence[str] = (),
         groups: list[str] | None = None,
+        by: ImageColumn | None = None,
     ) -> None:
         self.images = images
         self.targets = targets
         self.augmentations = tuple(augmentations)
         self.groups = groups
+        self.by = by
         self._mean = torch.tensor(mean)[:, None, None]
         self._std = torch.tensor(std)[:, None, None]
         self._mean_colour = tuple(mean)
@@ -102,6 +123,17 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
             if not isinstance(key, int):
                 batch[n], targets[n] = augment(batch[n], targets[n], self.augmentations, Key(*key), self._mean_colour)
         return list(zip(batch.sub_(self._mean).div_(self._std), targets, strict=True))
+
+    def codes(self) -> dict[str, Tensor]:
+        """Return ``group`` and ``by`` (N,) as in ``saccade.metrics.rows``, for those that the images have."""
+        codes = {}
+        if self.groups is not None:
+            groups = {group: code for code, group in enumerate(sorted(set(self.groups)))}
+            codes["group"] = torch.tensor([groups[group] for group in self.groups])
+        if self.by is not None:
+            levels = {value: code for code, value in enumerate(self.by.levels)}
+            codes["by"] = torch.tensor([levels.get(value, -1) for value in self.by.values])
+        return codes
 
     def raw_image(self, i: int) -> Tensor:
         """Return image ``i``, uint8 (C, H, W), neither normalised nor augmented."""

@@ -89,6 +89,7 @@ class Survey:
         missing: Maps a listed but missing path to a message, which is a predicate of the path.
         groups: Maps every image to its group (patient, scene); empty without groups.
         options: ``data.options`` of the recipe.
+        by: column that scores are divided by, and its value for each image; None without one.
     """
 
     root: Path
@@ -105,6 +106,7 @@ class Survey:
     missing: dict[Path, str] = field(default_factory=dict)
     groups: dict[Path, str] = field(default_factory=dict)
     options: Mapping[str, int | float | bool | str] = field(default_factory=dict)
+    by: tuple[str, dict[Path, str]] | None = None
 
     @property
     def files(self) -> list[Path]:

@@ -33,6 +33,8 @@ class Metric:
         digits: number of decimals shown.
         values: function from rows to per-image values (N,), float64.
         score: function from rows to the score.
+        score_without: function from rows and the unit of each image (N,), 0 to units − 1, to the scores (units,)
+            without each unit, float64; None to call ``score`` on the rest of every unit, which is slower.
         by_class: function from rows to class scores (K,), float64, NaN without images; or None.
     """
 
@@ -45,6 +47,7 @@ class Metric:
     digits: int = 2
     values: Callable[[Rows], Tensor] | None = None
     score: Callable[[Rows], float] | None = None
+    score_without: Callable[[Rows, Tensor], Tensor] | None = None
     by_class: Callable[[Rows], Tensor] | None = None
 
     def __post_init__(self) -> None:

@@ -70,7 +70,7 @@ def collect(folder: str | Path) -> StudyResults:
             sizes=_unit_sizes(rows, metric),
         )
         scored_metrics = {name for run in runs for name in run.scores}
-        for other in task_class.metrics:
+        for other in (*task_class.metrics, *_metrics_by_value(task_class, done_records, rows)):
             if other is metric or other.name not in scored_metrics:
                 continue
             other_scores = _scores(study, runs, other)
@@ -110,6 +110,16 @@ def collect(folder: str | Path) -> StudyResults:
         advice=advice_if_not_learnt(study) if not_learnt else "",
         tuned=tuning,
     )
+
+
+def _metrics_by_value(
+    task_class: type[Task], done_records: DoneRecords, rows: Mapping[tuple[str, int], Rows]
+) -> tuple[Metric, ...]:
+    """Return the metrics of the images with each value of ``data.options.by``; () without the option or rows."""
+    for key, run_rows in rows.items():
+        by = done_records[key].get("by")
+        return task_class.metrics_by(by["column"], by["values"], run_rows) if by and "by" in run_rows else ()
+    return ()
 
 
 DoneRecords = Mapping[tuple[str, int], Mapping[str, Any]]
@@ -230,7 +240,9 @@ def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> 
             raise _different_images(first[0], run, f"they have {counts[0]} and {counts[1]} test images")
         if ("group" in first[1]) != ("group" in rows):
             raise _different_images(first[0], run, "the groups of their test images differ")
-        for key in (*task_class.truth_keys, *(["group"] if "group" in rows else [])):
+        if ("by" in first[1]) != ("by" in rows):
+            raise _different_images(first[0], run, "only one of them has the option by")
+        for key in (*task_class.truth_keys, *(key for key in ("group", "by") if key in rows)):
             if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
                 raise _different_images(first[0], run, f"the {key}s of their test images differ")
         rows_by_run[run.arm.name, run.seed] = rows

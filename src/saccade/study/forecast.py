@@ -120,6 +120,7 @@ class Forecast:
         """Return the forecast as a few lines of text."""
         steps = ", ".join(f"{name} {ms:.0f}" for name, ms in self.step_ms.items())
         finished = f" ({self.finished} are finished)" if self.finished else ""
+        digits = max(1, 1 - math.floor(math.log10(self.margin)))  # one more than the margin needs
         scaled = "" if self.timed_images is None else f" (scaled from {self.timed_images} images)"
         lines = [
             f"data    {self.data}",
@@ -143,11 +144,11 @@ class Forecast:
         if len(self.detectable) == 1:
             ((sigma, difference),) = self.detectable
             lines.append(
-                f"detects differences of {with_unit(f'{difference:.1f}', self.unit)} with probability 0.8 "
-                f"(residual SD {with_unit(f'{sigma:.2f}', self.unit)}: {self.sigma_from})"
+                f"detects differences of {with_unit(f'{difference:.{digits}f}', self.unit)} with probability 0.8 "
+                f"(residual SD {with_unit(f'{sigma:.{digits + 1}f}', self.unit)}: {self.sigma_from})"
             )
         else:
-            shown = ", ".join(f"{difference:.1f} (SD {sigma:.3g})" for sigma, difference in self.detectable)
+            shown = ", ".join(f"{difference:.{digits}f} (SD {sigma:.3g})" for sigma, difference in self.detectable)
             unit = f", in {self.unit}" if self.unit else ""
             lines.append(f"detects differences{unit}, with probability 0.8: {shown}; {self.sigma_from}")
         if self.image_limited_sigmas:
@@ -158,7 +159,8 @@ class Forecast:
             )
             lines.append(
                 f"        the {self.test_images} test images cause the larger part of the error{at_sds}: "
-                f"{with_unit(f'{self.image_se:.2f}', self.unit)} at any number of seeds ({self.image_se_from})"
+                f"{with_unit(f'{self.image_se:.{digits + 1}f}', self.unit)} at any number of seeds "
+                f"({self.image_se_from})"
             )
         sigma = self.detectable[0][0]
         needed = f"more than {MAX_SEEDS}" if self.seeds_for_margin is None else str(self.seeds_for_margin)

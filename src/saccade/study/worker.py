@@ -172,9 +172,12 @@ def check_study(
         # Imported late, because they import all of training.
         from saccade.training.environment import choose_device
         from saccade.training.preparing import prepare
-    metric = task_class(resolved[0], split).primary_metric()
+    first_task = task_class(resolved[0], split)
+    metric = first_task.primary_metric()
     if margin is not None:
         metric.check_margin(margin)
+    for sentence in first_task.unscored():
+        notify(Caution(sentence))
     torch_device = choose_device(device)
     notified = set()
     # Sorted, so that each data set is opened once.
@@ -188,7 +191,7 @@ def check_study(
     if keys := auto_keys(resolved):
         from saccade.training.fastest import time_choices
 
-        decided = time_choices(task_class(resolved[0], split), keys, torch_device, trust)
+        decided = time_choices(first_task, keys, torch_device, trust)
         notify(SettingsDecided(**decided))
     if device != "auto" or torch_device.type != "cuda":
         return {"devices": [str(torch_device)], "decided": decided}

@@ -62,6 +62,9 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.escaping import printable
+from saccade.metrics.by_value import restrict
+from saccade.metrics.enough import MIN_GROUPS, MIN_IMAGES, count_groups, is_enough
 from saccade.recipe import Phase
 
 if TYPE_CHECKING:
@@ -102,14 +105,24 @@ class Task(ABC):
         is_default: True if recipes without ``task.name`` use this task for such data; allowed for one task per kind.
         metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
+        has_class_weights: True if the loss supports ``task.class_weights``.
+
+    Raises:
+        UserError: the recipe sets ``task.class_weights``, and the loss has none.
     """
 
     target: ClassVar[str]
     is_default: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]]
     truth_keys: ClassVar[tuple[str, ...]] = ()
+    has_class_weights: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
+        if recipe.task.class_weights is not None and not self.has_class_weights:
+            raise UserError(
+                f"task.class_weights = {recipe.task.class_weights!r}: the loss of {type(self).__name__.lower()} has no "
+                "class weights; leave the key out"
+            )
         self.recipe, self.data = recipe, data
 
     @abstractmethod
@@ -183,6 +196,38 @@ class Task(ABC):
     def applicable_metrics(self) -> tuple[Metric, ...]:
         """Return the metrics that are meaningful for this data."""
         return self.metrics
+
+    @classmethod
+    def metrics_by(cls, column: str, values: Sequence[str], rows: Rows) -> tuple[Metric, ...]:
+        """Return the metrics of the images with each of ``values`` that has enough images, for intervals only.
+
+        Args:
+            column: name of the column.
+            values: values of the column.
+            rows: ground truth of all test images, with ``by``, the index of each image into ``values``.
+        """
+        return tuple(
+            restrict(metric, f"{metric.name} ({printable(f'{column} = {value}')})", code)
+            for code, value in enumerate(values)
+            if bool(is_enough((rows["by"] == code)[:, None], rows.get("group")))
+            for metric in cls.metrics
+        )
+
+    def unscored(self) -> list[str]:
+        """Return a sentence on each class or value that has too few test images for a score, for the user."""
+        rows, by = self.data.test.codes(), self.data.test.by
+        sentences: list[str] = []
+        if by is None:
+            return sentences
+        for code, value in enumerate(by.levels):
+            selected = (rows["by"] == code)[:, None]
+            if not bool(is_enough(selected, rows.get("group"))):
+                n_images, n_groups = int(selected.sum()), int(count_groups(selected, rows.get("group")))
+                sentences.append(
+                    f"{by.name} = {value} is not scored: it has {n_images} test images in {n_groups} groups; "
+                    f"{MIN_IMAGES} in {MIN_GROUPS} are needed."
+                )
+        return sentences
 
     def primary_metric(self) -> Metric:
         """Return the metric that decides the verdicts.

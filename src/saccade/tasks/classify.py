@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import torch
@@ -56,6 +57,16 @@ class Classify(Task):
         ),
     )  # fmt: skip
     truth_keys = ("label",)
+    has_class_weights = True
+
+    @cached_property
+    def _class_weights(self) -> Tensor | None:
+        """Weight of each class (K,), N / (K · Nₖ) for N training images; None without weights."""
+        if self.recipe.task.class_weights is None:
+            return None
+        train, n_classes = self.data.train, len(self.data.classes)
+        counts = torch.tensor([train.target(i) for i in range(len(train))]).bincount(minlength=n_classes)
+        return len(train) / (n_classes * counts.clamp(min=1))
 
     def build(self, model: Model) -> nn.Module:
         return create_host(model, len(self.data.classes), self.data.channels)
@@ -67,8 +78,11 @@ class Classify(Task):
         return logits_problem(output, (len(images), len(self.data.classes)))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-        smoothing = self.recipe.training.label_smoothing
-        return {"cross-entropy": F.cross_entropy(network(images).float(), targets, label_smoothing=smoothing)}
+        smoothing, weights = self.recipe.training.label_smoothing, self._class_weights
+        logits = network(images).float()
+        if weights is not None:
+            weights = weights.to(logits.device)
+        return {"cross-entropy": F.cross_entropy(logits, targets, weights, label_smoothing=smoothing)}
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         return _rows(network(images).float(), targets)

@@ -47,18 +47,22 @@ def write_results(
     outputs: Rows = dict(chosen["test"])
     if (order := shuffled_order(recipe, len(splits.test))) is not None:
         outputs = select_images(outputs, torch.tensor(order).argsort())
-    if (groups := splits.test.groups) is not None:
-        codes = {group: code for code, group in enumerate(sorted(set(groups)))}
-        outputs["group"] = torch.tensor([codes[group] for group in groups])
+    codes = splits.test.codes()
+    outputs |= codes
     description, constant_rows = task.trivial_baseline()
-    scores = task.scores(outputs)
+    by = splits.test.by
+    by_metrics = task.metrics_by(by.name, by.levels, outputs) if by else ()
+    scores, constant_scores = (
+        task.scores(rows) | {metric.name: metric.compute(rows) for metric in by_metrics}
+        for rows in (outputs, constant_rows | codes)
+    )
     result = {
         "task": task_name,
         "metric": metric.name,
         "score": metric.format(scores[metric.name]),
         "scores": scores,
         "by_class": _by_class(task, outputs),
-        "trivial": {"answer": description, "scores": task.scores(constant_rows)},
+        "trivial": {"answer": description, "scores": constant_scores},
         "epochs": chosen.get("epoch", epoch_rows[-1]["epoch"]),
         "seconds": round(sum(row["seconds"] for row in epoch_rows), 3),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -68,6 +72,7 @@ def write_results(
         "cautions": splits.cautions,
         "constant": constant_sites,
         "diverged": diverged,
+        **({"by": {"column": by.name, "values": by.levels}} if by else {}),
         **({"notes": notes} if notes else {}),
     }
     run.write("rows.safetensors", save({key: value.contiguous() for key, value in outputs.items()}))

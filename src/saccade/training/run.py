@@ -129,9 +129,8 @@ def _train(
         notify(Caution(caution))
     prepared = prepare(task, trust)
     network, phases, teacher = prepared.network, prepared.phases, prepared.teacher
-    notes = [
-        sentence for sentence in (tasks.describe_resolved(given_recipe, recipe), prepared.frozen.sentence) if sentence
-    ]
+    sentences = (tasks.describe_resolved(given_recipe, recipe), prepared.frozen.sentence, *task.unscored())
+    notes = [sentence for sentence in sentences if sentence]
     for note in notes:
         notify(Caution(note))
     ends = list(accumulate(phase.epochs for phase in phases))

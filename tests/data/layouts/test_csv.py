@@ -132,10 +132,9 @@ def test_several_labels_a_row(tmp_path, text):
     assert (targets.shape, targets.dtype) == ((4, 3), torch.float32)
 
 
-def test_no_task_learns_vectors_yet(tmp_path):
+def test_the_targets_choose_the_task(tmp_path):
     fill(tmp_path, flags())
-    with pytest.raises(UserError, match="no task learns from targets of the kind 'vector', which csv gives"):
-        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "multilabel"
     with pytest.raises(UserError, match="csv gives vector; label is needed"):
         opened(tmp_path)
     fill(tmp_path, LABELLED)

@@ -250,5 +250,21 @@ def test_objects_are_boxes_labels_and_masks():
     assert target["labels"].tolist() == scene.box_labels.tolist()
     torch.testing.assert_close(target["masks"].as_subclass(torch.Tensor).bool(), scene.masks, rtol=0, atol=0)
     assert open_data(Data(train_images=20, test_images=20), "none").test.target(3) is None
-    with pytest.raises(UserError, match="digits gives label or mask or objects; fixations is needed"):
+    with pytest.raises(UserError, match="digits gives label or vector or mask or objects; fixations is needed"):
         open_data(Data(), "fixations")
+
+
+def test_vectors_name_the_target_and_the_distractors():
+    options = {"distractors": 3, "clutter": 9}
+    spec = Data(train_images=20, test_images=60, options=options)
+    split = open_data(spec, "vector")
+    assert (split.target, split.classes) == ("vector", list("0123456789"))
+    scenes = Scenes("test", 60, 40, 9, 3)
+    for i in range(60):
+        labels = scenes.scene(i).box_labels
+        assert labels[0] == i % 10
+        vector = split.test.target(i)
+        assert (vector.dtype, vector.nonzero()[:, 0].tolist()) == (torch.float32, sorted(set(labels.tolist())))
+    assert len({int(split.test.target(i).sum()) for i in range(60)}) > 2
+    alone = open_data(spec.model_copy(update={"options": {"distractors": 0, "clutter": 9}}), "vector")
+    assert all(alone.test.target(i).nonzero().tolist() == [[i % 10]] for i in range(60))

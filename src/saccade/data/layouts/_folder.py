@@ -161,7 +161,7 @@ class FolderLayout(Layout):
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
         from saccade.data.normalisation import describe_settings, normalisation
         from saccade.data.opening import open_images
-        from saccade.data.samples import ImageSet, Splits, channel_statistics, digest_values
+        from saccade.data.samples import ImageColumn, ImageSet, Splits, channel_statistics, digest_values
 
         survey = self._survey(spec)
         selection = select_files(spec, survey)
@@ -195,7 +195,8 @@ class FolderLayout(Layout):
             augment = spec.augment if split == "train" else ()
             targets = target_source.targets(files, opened.frame)
             groups = [survey.groups[path] for path in files] if survey.groups else None
-            image_sets[split] = ImageSet(images, targets, mean, std, augment, groups)
+            by = survey.by and ImageColumn(survey.by[0], [survey.by[1][path] for path in files])
+            image_sets[split] = ImageSet(images, targets, mean, std, augment, groups, by)
             offset += len(files)
         size = opened.frame.height, opened.frame.width
         return Splits(

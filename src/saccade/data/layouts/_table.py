@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,8 @@ from saccade.recipe import Data
 
 __all__ = ["FolderTables", "TableLayout"]
 
+_MAX_VALUES = 20
+"""Largest number of values that are scored one by one; each adds a column to the report."""
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -66,6 +68,7 @@ class TableLayout(FolderLayout):
             "labels": "column of labels, or names of the 0/1 columns, separated by commas",
             "split": "column of the split; false for none",
             "group": "column of the group (patient, scene); false for none",
+            "by": "column whose values (such as views) are also scored one by one",
             "delimiter": "text between the labels of a cell; empty if each cell is one label",
             "uncertain": "value (0 or 1) for -1 in a 0/1 column",
             "blank": "value (0 or 1) for an empty cell in a 0/1 column",
@@ -124,6 +127,7 @@ class TableLayout(FolderLayout):
         if groups:
             column = next(table.columns.group for table in folder_tables.tables if table.columns.group)
             notes.append(f"images are in {len(set(groups.values()))} groups, by the column {column!r}")
+        by = _by_column(folder_tables.tables, labelling, problems, notes)
         if options.get("split") is not False:
             labelling.images |= _assign_by_folder(labelling, root)
         if n_unlisted := len(set(folder_tables.images.files) - labelling.images.keys()):
@@ -137,10 +141,15 @@ class TableLayout(FolderLayout):
             survey,
             classes=survey.classes if labels_of is not None else classes,
             problems=sorted([*survey.problems, *problems]),
-            definition_files=[table.records.path for table in folder_tables.tables],
+            definition_files=[
+                path
+                for table in folder_tables.tables
+                for path in (table.records.path, *(table.lists.files.values() if table.lists else ()))
+            ],
             unused=folder_tables.unused,
             missing=labelling.missing,
             groups=groups,
+            by=by,
         )
         return _TableSurvey(**vars(completed), labels=tuple(labelling.classes), labels_of=labels_of)
 
@@ -172,6 +181,24 @@ def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, Labelled
         path: replace(row, split=split_of[top_folders[path].lower()], split_name=top_folders[path])
         for path, row in labelling.images.items()
     }
+
+
+def _by_column(
+    tables: Sequence[ImageTable], labelling: TableLabels, problems: list[str], notes: list[str]
+) -> tuple[str, dict[Path, str]] | None:
+    """Return the column of the option ``by`` and its value for each image, or None; append problems and notes."""
+    column = next((table.columns.by for table in tables if table.columns.by), None)
+    if column is None:
+        return None
+    values = {path: row.by for path, row in labelling.images.items()}
+    counts = Counter(values.values())
+    if (n_blank := counts.pop("", 0)) and counts:
+        notes.append(f"{n_blank} images have no {brief(column)!r} and count for none of its values")
+    if not 1 <= len(counts) <= _MAX_VALUES:
+        problems.append(
+            f"data.options.by: the column {brief(column)!r} has {len(counts)} values; 1 to {_MAX_VALUES} are needed"
+        )
+    return column, values
 
 
 def _group_by_split(labelling: TableLabels, by_class: bool) -> dict[str, SplitFiles]:

@@ -3,6 +3,8 @@
 Supported structures:
 
 * one table, with a column ``split`` (``train``, ``val``, ``test``); without it, ``test_part`` is held back for testing;
+* one table beside lists of images: ``train_val_list.txt`` (or ``train_list.txt``, ``val_list.txt``) and
+  ``test_list.txt``, as in ChestX-ray14;
 * ``train.csv`` beside ``test.csv`` or ``val.csv``; a test table without labels, as on Kaggle, is ignored;
 * ``_classes.csv`` in each of ``train``, ``valid`` and ``test``, as written by Roboflow.
 
@@ -17,7 +19,7 @@ A table is separated by commas, semicolons or tabs and has a header. Its columns
 
 Columns such as age, sex and view are not labels. If headers are ambiguous, set ``data.options``: ``image``, ``labels``,
 ``split``, ``group``, ``delimiter``; ``file`` if there are several tables; ``uncertain`` and ``blank`` for the meaning
-of -1 and of an empty cell in a 0/1 column.
+of -1 and of an empty cell in a 0/1 column. ``by`` names a column whose values are also scored one by one.
 
 Class folders with a table of their images are read as class folders, unless the recipe names this layout. Folders such
 as ``images_001`` are not classes, nor are folders (of patients, for example) whose names never occur in both train and
@@ -41,6 +43,7 @@ from saccade.data.layouts._table import FolderTables, TableLayout
 from saccade.data.layouts.class_folders import ClassFolders
 from saccade.data.records import TableFile, read_csv
 from saccade.data.rows import RowImages
+from saccade.data.split_lists import find_split_lists
 from saccade.data.survey import assign_splits, files_in, subfolders
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
@@ -142,7 +145,7 @@ def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping
     """Return one table per split; tables without a label column of the training table are left out.
 
     Raises:
-        UserError: a table lacks some of the labels, or the group column.
+        UserError: a table lacks some of the labels, the group column or that of the option ``by``.
     """
     records = {
         split: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if split == "train" else 1)
@@ -157,8 +160,9 @@ def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping
         if len(lacking) == len(columns.labels):
             unused.append(f"{brief(table.file_name)!r} has no column {brief(lacking[0])!r} and is not used")
             continue
-        if lacking or (columns.group and columns.group not in table.header):
-            name = lacking[0] if lacking else columns.group
+        lacking += [name for name in (columns.group, columns.by) if name and name not in table.header]
+        if lacking:
+            name = lacking[0]
             raise UserError(f"{brief(table.file_name)} has no column {name!r}; {brief(training.file_name)} has it")
         has_image_column = columns.image in table.header
         image = columns.image if has_image_column else _find_image_column(table, folder, index, options)
@@ -173,6 +177,7 @@ def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping
 
 def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping[str, Any]) -> FolderTables:
     """Return the only table whose rows name images and labels."""
+    lists = find_split_lists(index.root)
     reasons, box_problems, notes, ambiguity_errors = list[str](), list[str](), list[str](), list[UnclearError]()
     tables = list[ImageTable]()
     for name, path in files.items():
@@ -185,7 +190,9 @@ def _single_table(files: Mapping[str, Path], index: ImageIndex, options: Mapping
                 notes.append(f"{brief(name)} holds one box or RLE mask per row and is not read")
                 box_problems.append(f"{notes[-1]}: convert it to COCO or YOLO")
                 continue
-            tables.append(ImageTable("train", "", table, find_columns(table, image, options), folder))
+            columns = find_columns(table, image, options)
+            has_lists = columns.split is None and options.get("split") is not False
+            tables.append(ImageTable("train", "", table, columns, folder, lists if has_lists else None))
         except UnclearError as error:
             ambiguity_errors.append(error)
             notes.append(f"{brief(name)} is not read")

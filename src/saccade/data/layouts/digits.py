@@ -1,4 +1,4 @@
-"""Synthetic scenes of handwritten digits, generated without a download: labels, masks and objects.
+"""Synthetic scenes of handwritten digits, generated without a download: labels, label vectors, masks and objects.
 
 The source is the word ``digits``, which no other layout reads.
 """
@@ -29,8 +29,9 @@ class Digits(Layout):
 
     name = "digits"
     rank = 0
-    targets = ("label", "mask", "objects")
+    targets = ("label", "vector", "mask", "objects")
     sources = ("digits",)
+    task_recipes = MappingProxyType({"multilabel": "digits_multilabel"})
     n_seeds = 3
     caveat = (
         "This is a smoke test. Its images are generated from handwritten digits, so that it needs no download; these "
