@@ -27,6 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saccade.data.samples import VOID
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, host_as_saved, is_dense
 from saccade.recipe import Model
@@ -94,6 +96,9 @@ class Segment(Task):
         return model.model_copy(update={"name": "fcn", "options": options})
 
     def build(self, model: Model) -> nn.Module:
+        if len(classes := self.data.classes) < 2:
+            found = brief(", ".join(classes) or "none")
+            raise UserError(f"the masks have {len(classes)} classes besides void ({found}); 2 or more are needed")
         return create_host(self._dense_model(model), len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:

@@ -84,6 +84,11 @@ class ImageMasks(MaskFolderLayout):
                 for paths in masks_by_stem.values()
                 if paths[1:]
             ]
+            problems += [
+                f"{' and '.join(map(brief, sorted(paths)))} are images of the same name, and one mask is theirs"
+                for stem, paths in images.items()
+                if paths[1:] and stem in masks_by_stem
+            ]
             masks |= {
                 path: masks_by_stem[stem][0]
                 for stem, paths in images.items()
