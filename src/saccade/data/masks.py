@@ -103,11 +103,8 @@ class Masks(TargetSource):
             self.classes = [name for name in names if name not in void_names]
             class_values = [value for value, name in enumerate(names) if name not in void_names]
             self._class_of_value[class_values] = range(len(self.classes))
-        for path, size in sizes.items():
-            info = self._infos.get(path)
-            if path in self.problems:
-                continue
-            if info and (problem := info.problem or _mismatch(info, size, len(names))):
+        for path in [path for path in sizes if path not in self.problems]:
+            if problem := self._infos[path].problem or _mismatch(self._infos[path], sizes[path], len(names)):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
         self.notes = [] if len(self.classes) > 1 else ["the masks hold only one class"]
         unused = sorted(set(range(len(names))) - values)

@@ -9,9 +9,9 @@ Supported structures:
 
 Without splits, ``test_part`` of the images is held back for testing. A split without masks is not used.
 
-A mask has the size of its image. It holds either class indices (palette images: the palette index; 255 = no class) or
-colours. Masks with only the values 0 and 255 have two classes, background and foreground. A file in the folder names
-the classes:
+A mask has the size of its image; two images of one name are refused. It holds either class indices (palette images: the
+palette index; 255 = no class) or colours. Masks with only the values 0 and 255 have two classes, background and
+foreground. A file in the folder names the classes:
 
 * for class indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
   Class``);
