@@ -341,3 +341,27 @@ def test_a_run_on_digits(tmp_path):
         torch.testing.assert_close(saved[key], expected[key], rtol=0, atol=0)
     assert result["scores"] == Segment(RECIPE, split).scores(expected)
     assert [score for score in result["scores"].values() if math.isnan(score)] == []
+
+
+def test_a_unet_is_trained_on_images_of_one_channel_and_goes_on_from_a_run(tmp_path):
+    options = {"encoder": "lcnet_035", "decoder_channels": [8, 8, 8, 8, 8]}
+    recipe = RECIPE.with_overrides({
+        "model.name": "unet", "model.options": options, "data.size": [21, 30], "data.train_images": 10,
+        "attention.mechanism": "se:rd_ratio=0.5", "attention.where": ["decoder.blocks.[12]"],
+    })  # fmt: skip
+    result = train(recipe, tmp_path / "first", device="cpu")
+    assert (result["metric"], result["diverged"]) == ("mIoU", None)
+    network = saccade.load(tmp_path / "first", trust=False)
+    assert type(network).__name__ == "EncoderDecoder"
+    assert [row.site for row in saccade.plugs(network)] == ["decoder.blocks.1", "decoder.blocks.2"]
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 21, 30)).shape[2:] == (21, 30)
+    again = recipe.with_overrides({
+        "model.init_from": str(tmp_path / "first"), "model.options": {"encoder": "lcnet_035"},
+        "training.lr": 1e-8, "attention.start": "auto",
+    })  # fmt: skip
+    train(again, tmp_path / "second", device="cpu")
+    old, new = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    assert old.keys() == new.keys()
+    for key in ("decoder.blocks.0.conv1.0.weight", "segmentation_head.0.weight", "encoder.model.conv_stem.weight"):
+        torch.testing.assert_close(new[key], old[key], rtol=0, atol=1e-5)
