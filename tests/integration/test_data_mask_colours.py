@@ -109,9 +109,13 @@ def test_grey_levels_that_are_no_indices_are_said(tmp_path):
         fill(tmp_path, Image.fromarray, values=values)
         return layouts.get("image_masks").describe(Data(source=str(tmp_path)), None)["notes"]
 
-    said = "126 of the classes 0 to 128 are in no mask: grey levels, such as 128, are read as class indices"
-    assert any(note.startswith(said) for note in notes((0, 64, 128, 255)))
+    said = "6 of the classes 0 to 8 are in no mask: grey levels, such as 128, are read as class indices"
+    assert any(note.startswith(said) for note in notes((0, 4, 8, 255)))
     assert not any("in no mask" in note for note in notes((0, 1, 3, 255)))  # a class that no image shows
+    with pytest.raises(UserError, match="hold 0, 64, 128, which are grey levels: as class indices, 126 of the classes"):
+        notes((0, 64, 128, 255))
+    (tmp_path / "classes.txt").write_text("\n".join(map(str, range(129))))
+    assert not any("in no mask" in note for note in notes((0, 64, 128, 255)))
 
 
 def test_greys_saved_as_rgb_are_indices(tmp_path):

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from segmentation_models_pytorch import losses as smp_losses
+from segmentation_models_pytorch import metrics as smp_metrics
 from timm.models import _registry, get_pretrained_cfg
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassJaccardIndex
@@ -19,6 +21,7 @@ from saccade.data import open_data
 from saccade.data.samples import VOID
 from saccade.metrics.rows import count_images, is_finite
 from saccade.recipe import Model, Recipe
+from saccade.study.pseudovalues import pseudo_values
 from saccade.tasks.segment import Segment
 from saccade.training import train
 
@@ -45,7 +48,7 @@ class Part:
 
 def task(train=(), test=(), classes=CLASSES, **settings):
     recipe = Recipe().with_overrides(settings)
-    names = ["background", *"abcdefg"][:classes]
+    names = ["background", *"abcdefghijkl"][:classes]
     return Segment(recipe, SimpleNamespace(train=Part(train), test=Part(test), classes=names, channels=1))
 
 
@@ -62,7 +65,7 @@ class Fixed(nn.Module):
 
 def tables(answers, truth, classes=CLASSES):
     images = torch.arange(len(truth)).view(-1, 1, 1, 1).expand(-1, 1, *truth.shape[1:]).float()
-    return task(classes=classes).rows(Fixed(answers, classes), images, truth)
+    return task(test=list(truth), classes=classes).rows(Fixed(answers, classes), images, truth)
 
 
 def maps(absent_in_answers=True):
@@ -85,6 +88,7 @@ def test_rows_by_hand():
     rows = tables(answers, truth, 3)
     assert {key: value.tolist() for key, value in rows.items()} == {
         "tp": [[1, 1, 0], [0, 0, 1]], "fp": [[2, 1, 0], [0, 0, 0]], "fn": [[1, 1, 1], [0, 0, 0]],
+        "tn": [[1, 2, 4], [1, 1, 0]], "scored": [[True] * 3] * 2,
     }  # fmt: skip
     assert IOU.by_class(rows).tolist() == pytest.approx([25, 100 / 3, 50])
     assert IOU.compute(rows) == pytest.approx((25 + 100 / 3 + 50) / 3)
@@ -157,16 +161,112 @@ def test_the_trivial_answer_is_the_most_frequent_class_everywhere():
     assert IOU.compute(rows) == pytest.approx((0 + 100 * 3 / 5 + 0) / 3)
 
 
+def test_rows_are_the_table_of_segmentation_models_pytorch():
+    answers, truth = maps(absent_in_answers=False)
+    rows = tables(answers, truth)
+    known = smp_metrics.get_stats(answers, truth, "multiclass", ignore_index=VOID, num_classes=CLASSES)
+    for key, table in zip(("tp", "fp", "fn", "tn"), known, strict=True):
+        torch.testing.assert_close(rows[key], table.long(), rtol=0, atol=0)
+    there = [c for c in range(CLASSES) if c != ABSENT]
+    for metric, score in ((IOU, smp_metrics.iou_score), (DICE, smp_metrics.f1_score)):
+        whole = [table.sum(0)[there] for table in known]
+        assert metric.compute(rows) == pytest.approx(100 * score(*whole, reduction="none").mean().item())
+        per_image = score(*known, reduction="macro-imagewise")  # the twin: the mean of the scores of the images
+        assert abs(metric.compute(rows) - 100 * per_image.item()) > 0.5
+
+
+def test_a_class_predicted_but_in_no_truth_counts_where_it_is_wrong():
+    truth = torch.tensor([[[0, 0, 1, 1]]])
+    wrong, right = torch.tensor([[[0, 2, 1, 1]]]), torch.tensor([[[0, 0, 1, 1]]])
+    rows = tables(wrong, truth, 3)
+    assert rows["fp"].tolist() == [[0, 0, 1]]
+    assert IOU.by_class(rows).tolist() == pytest.approx([50, 100, math.nan], nan_ok=True)
+    assert IOU.compute(rows) == pytest.approx(75)
+    assert IOU.compute(tables(right, truth, 3)) == 100
+
+
+def test_leaving_out_an_image_keeps_the_classes_of_the_whole_test_part():
+    """Class 2 is in image 2 alone: of its IoU and Dice of 100 without that image 0 is left."""
+    truth = torch.tensor([[[0, 0, 1, 1]], [[0, 1, 1, 1]], [[0, 0, 2, 2]]])
+    answers = torch.tensor([[[0, 0, 1, 0]], [[0, 1, 1, 1]], [[0, 0, 2, 2]]])
+    rows = tables(answers, truth, 3)
+    # class 0: tp 5, fp 1; class 1: tp 4, fn 1; class 2: tp 2
+    whole = (500 / 6 + 80 + 100) / 3
+    assert IOU.compute(rows) == pytest.approx(whole)
+    without = [(100 + 100 + 100) / 3, (400 / 5 + 50 + 100) / 3, (300 / 4 + 80 + 0) / 3]
+    assert pseudo_values(IOU, rows).tolist() == pytest.approx([3 * whole - 2 * score for score in without])
+    grouped = rows | {"group": torch.tensor([7, 7, 9])}
+    pairs = [100 / 3 * (1 + 0 + 1), without[2]]  # class 1 is in no image of the group 9
+    assert pseudo_values(IOU, grouped).tolist() == pytest.approx([2 * whole - score for score in pairs])
+    old = {key: rows[key] for key in ("tp", "fp", "fn")}  # of an earlier version
+    assert IOU.compute(old) == pytest.approx(whole)
+    assert pseudo_values(IOU, old)[2] == pytest.approx(3 * whole - 2 * (75 + 80) / 2)
+
+
+def test_the_standard_error_of_a_class_of_one_image_is_its_share_of_the_score():
+    """Two arms that differ in one class, which one of G images shows: the difference is one standard error."""
+    truth = torch.zeros(40, 1, 8, dtype=torch.int64)
+    truth[7] = 1
+    right, wrong = truth.clone(), truth.clone()
+    wrong[7, 0, 2:] = 2  # in no truth, so that class 0 stays right
+    arms = [tables(answers, truth, 3) for answers in (right, wrong)]
+    difference = pseudo_values(IOU, arms[0]) - pseudo_values(IOU, arms[1])
+    scores = IOU.compute(arms[0]) - IOU.compute(arms[1])
+    assert scores == pytest.approx((100 - 25) / 2)
+    assert difference.std(ddof=1) / len(truth) ** 0.5 == pytest.approx(scores * 39 / 40)
+
+
 def test_the_loss_is_the_mean_over_labelled_pixels():
     draw = torch.Generator().manual_seed(2)
     logits, (_, truth) = torch.randn(6, CLASSES, 9, 7, generator=draw), maps()
     network = nn.Identity()
     for smoothing in (0.0, 0.1):
-        (loss,) = task(**{"training.label_smoothing": smoothing}).loss(network, logits, truth).values()
+        terms = task(**{"training.label_smoothing": smoothing}).loss(network, logits, truth)
+        assert list(terms) == ["cross-entropy", "Dice"]
         known = F.cross_entropy(logits, truth, ignore_index=VOID, label_smoothing=smoothing)
-        assert loss.item() == pytest.approx(known.item(), rel=1e-6)
-    (loss,) = task().loss(network, logits, torch.full_like(truth, VOID)).values()
-    assert loss.item() == 0
+        assert terms["cross-entropy"].item() == pytest.approx(known.item(), rel=1e-6)
+
+
+def test_the_dice_loss_by_hand():
+    probabilities = torch.tensor([[[[0.5, 0.2, 0.9]], [[0.25, 0.7, 0.1]], [[0.25, 0.1, 0.0]]]])
+    terms = task(classes=3).loss(nn.Identity(), probabilities.log(), torch.tensor([[[0, 1, VOID]]]))
+    # class 0: 2·0.5 / (0.7 + 1), class 1: 2·0.7 / (0.95 + 1), class 2 is not in the batch
+    assert terms["Dice"].item() == pytest.approx(1 - (1 / 1.7 + 1.4 / 1.95) / 2)
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_the_dice_loss_is_that_of_segmentation_models_pytorch(precision):
+    """Of the classes in the batch: the library counts the others as 0 where no list of classes is given."""
+    logits = torch.randn(6, CLASSES, 9, 7, generator=torch.Generator().manual_seed(2), requires_grad=True)
+    _, truth = maps()
+    with torch.autocast("cpu", precision, enabled=precision is not None):
+        found = task().loss(nn.Identity(), logits, truth)["Dice"]
+    there = [c for c in range(CLASSES) if c != ABSENT]
+    known = smp_losses.DiceLoss("multiclass", classes=there, ignore_index=VOID)(logits, truth)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(known.item(), rel=1e-5)
+    gradient, known_gradient = (torch.autograd.grad(loss, logits)[0] for loss in (found, known))
+    torch.testing.assert_close(gradient, known_gradient, rtol=1e-4, atol=1e-8)
+    every_class = smp_losses.DiceLoss("multiclass", ignore_index=VOID)(logits, truth)  # the twin
+    assert every_class.item() == pytest.approx(known.item() * len(there) / CLASSES)
+
+
+def test_void_pixels_change_no_loss_and_a_void_batch_has_none():
+    logits, (_, truth) = torch.randn(6, CLASSES, 9, 7, generator=torch.Generator().manual_seed(2)), maps()
+    changed = torch.where((truth == VOID)[:, None], 10 * logits.flip(1), logits)
+    terms, same, other = (
+        task().loss(nn.Identity(), logits, truth) for logits, truth in (
+            (logits, truth), (changed, truth), (changed, truth.masked_fill(truth == VOID, 0)),
+        )
+    )  # fmt: skip
+    for name, value in terms.items():
+        assert same[name].item() == pytest.approx(value.item(), rel=1e-6)
+        assert other[name].item() != pytest.approx(value.item(), rel=1e-3)
+    logits.requires_grad_()
+    void = task().loss(nn.Identity(), logits, torch.full_like(truth, VOID))
+    assert [term.item() for term in void.values()] == [0, 0]
+    (gradient,) = torch.autograd.grad(sum(void.values()), logits)
+    assert not gradient.any()
 
 
 def test_drawings():
@@ -241,3 +341,27 @@ def test_a_run_on_digits(tmp_path):
         torch.testing.assert_close(saved[key], expected[key], rtol=0, atol=0)
     assert result["scores"] == Segment(RECIPE, split).scores(expected)
     assert [score for score in result["scores"].values() if math.isnan(score)] == []
+
+
+def test_a_unet_is_trained_on_images_of_one_channel_and_goes_on_from_a_run(tmp_path):
+    options = {"encoder": "lcnet_035", "decoder_channels": [8, 8, 8, 8, 8]}
+    recipe = RECIPE.with_overrides({
+        "model.name": "unet", "model.options": options, "data.size": [21, 30], "data.train_images": 10,
+        "attention.mechanism": "se:rd_ratio=0.5", "attention.where": ["decoder.blocks.[12]"],
+    })  # fmt: skip
+    result = train(recipe, tmp_path / "first", device="cpu")
+    assert (result["metric"], result["diverged"]) == ("mIoU", None)
+    network = saccade.load(tmp_path / "first", trust=False)
+    assert type(network).__name__ == "EncoderDecoder"
+    assert [row.site for row in saccade.plugs(network)] == ["decoder.blocks.1", "decoder.blocks.2"]
+    with torch.no_grad():
+        assert network(torch.zeros(1, 1, 21, 30)).shape[2:] == (21, 30)
+    again = recipe.with_overrides({
+        "model.init_from": str(tmp_path / "first"), "model.options": {"encoder": "lcnet_035"},
+        "training.lr": 1e-8, "attention.start": "auto",
+    })  # fmt: skip
+    train(again, tmp_path / "second", device="cpu")
+    old, new = (load_file(tmp_path / run / "model.safetensors") for run in ("first", "second"))
+    assert old.keys() == new.keys()
+    for key in ("decoder.blocks.0.conv1.0.weight", "segmentation_head.0.weight", "encoder.model.conv_stem.weight"):
+        torch.testing.assert_close(new[key], old[key], rtol=0, atol=1e-5)

@@ -25,10 +25,13 @@ def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     0 and 255. Without colours in ``classes``, grey RGB values are indices.
 
     Raises:
-        UnreadableError: the image is a JPEG or has an unsupported mode, or a colour belongs to no class.
+        UnreadableError: the image is a JPEG or WEBP, has an unsupported mode, several pages or transparent pixels, or a
+            colour belongs to no class.
     """
-    if image.format == "JPEG":
-        raise UnreadableError("is a JPEG, whose compression changes class indices and colours; write PNG")
+    if image.format in ("JPEG", "WEBP"):
+        raise UnreadableError(f"is a {image.format}, whose compression changes class indices and colours; write PNG")
+    if (n_pages := getattr(image, "n_frames", 1)) > 1:
+        raise UnreadableError(f"has {n_pages} pages; a mask of one page is needed")
     if image.mode not in ("1", "L", "P", "RGB", "RGBA"):
         raise UnreadableError(f"is of mode {image.mode}; class indices (mode L or P) or colours (mode RGB) are needed")
     upright_image = upright(image)
@@ -38,6 +41,11 @@ def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
             _from_palette_or_grey(upright_image, values, classes)
             if _values_may_be_colours(upright_image, classes)
             else values
+        )
+    if upright_image.mode == "RGBA" and (n_transparent := int((np.asarray(upright_image)[..., 3] < 255).sum())):
+        raise UnreadableError(
+            f"is transparent in {n_transparent} of {upright_image.width * upright_image.height} pixels, whose class is "
+            "not stated; write every pixel's class or colour"
         )
     packed = _pack_colours(upright_image)
     if not classes.colours:

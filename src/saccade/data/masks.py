@@ -34,6 +34,9 @@ _BINARY_CLASSES = ("background", "foreground")
 _VOID_NAMES = ("void", "ignore", "ignored", "unlabelled", "unlabeled")
 """Lower-case names of classes whose pixels become ``VOID``."""
 
+_GREY_LEVEL_RATIO = 10
+"""Unused indices per used one from which values are grey levels."""
+
 
 class _MaskInfo(NamedTuple):
     """Contents of a mask file."""
@@ -42,6 +45,7 @@ class _MaskInfo(NamedTuple):
     values: frozenset[int]
     content: tuple[int, int]  # (byte count, CRC-32)
     problem: str  # error message, or ""
+    is_one_bit: bool = False
 
 
 class Masks(TargetSource):
@@ -57,7 +61,7 @@ class Masks(TargetSource):
             with a name such as void, ignore or unlabelled.
 
     Raises:
-        UserError: there are more than 255 class names, or ``void`` names an unknown class.
+        UserError: there are more than 255 class names, ``void`` names an unknown class, or the values are grey levels.
     """
 
     def __init__(
@@ -89,16 +93,23 @@ class Masks(TargetSource):
             self.classes = list(listed_names) or list(_BINARY_CLASSES)
             self._class_of_value[[0, VOID]] = 0, 1
         else:
+            for path, info in self._infos.items():
+                if path in sizes and info.is_one_bit:
+                    self.problems[path] = (
+                        f"has the mask {brief(masks[path].relative_to(root))}, which is black and white, where other "
+                        "masks hold class indices; write its class indices"
+                    )
             void_names = _resolve_void(void, names)
             self.classes = [name for name in names if name not in void_names]
             class_values = [value for value, name in enumerate(names) if name not in void_names]
             self._class_of_value[class_values] = range(len(self.classes))
-        for path, size in sizes.items():
-            info = self._infos.get(path)
-            if info and (problem := info.problem or _mismatch(info, size, len(names))):
+        for path in [path for path in sizes if path not in self.problems]:
+            if problem := self._infos[path].problem or _mismatch(self._infos[path], sizes[path], len(names)):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
         self.notes = [] if len(self.classes) > 1 else ["the masks hold only one class"]
         unused = sorted(set(range(len(names))) - values)
+        if not listed_names and len(unused) > _GREY_LEVEL_RATIO * len(values | {0}):
+            raise UserError(f"{brief(root)}: {_describe_grey_levels(sorted(values - {VOID}), len(unused))}")
         if not listed_names and len(unused) > len(values):
             self.notes.append(
                 f"{len(unused)} of the classes 0 to {len(names) - 1} are in no mask: grey levels, such as 128, are "
@@ -167,6 +178,14 @@ class LazyMasks:
             raise UserError(f"{brief(path)} {problem}") from None
 
 
+def _describe_grey_levels(levels: Sequence[int], n_unused: int) -> str:
+    shown = f"{', '.join(map(str, levels[:5]))}{', …' * (len(levels) > 5)}"
+    return (
+        f"the masks hold {shown}, which are grey levels: as class indices, {n_unused} of the classes 0 to {levels[-1]} "
+        "would be in no mask. Write 0, 1, 2, …, or list the name of every index in classes.txt"
+    )
+
+
 def _resolve_void(void: Any, class_names: Sequence[str]) -> set[str]:
     if void is False:
         return set()
@@ -186,7 +205,8 @@ def _read_info(path: Path, class_map: ClassMap) -> _MaskInfo:
         with open_image(path) as image:
             indices = class_indices(image, class_map)
             values = frozenset(np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist())
-            return _MaskInfo((indices.shape[1], indices.shape[0]), values, checksum(path), "")
+            size = indices.shape[1], indices.shape[0]
+            return _MaskInfo(size, values, checksum(path), "", image.mode == "1")
     except UnreadableError as problem:
         return _MaskInfo((0, 0), frozenset(), (0, 0), str(problem))
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
+from saccade.models._dense import encoder_of
 from saccade.parent_class import CHILD
 from saccade.recipe import Model
 from saccade.runfiles import SavedNetwork, read, read_done
@@ -36,11 +37,11 @@ def load_initial_weights(host: nn.Module, model: Model) -> None:
     if model.checkpoint is not None:
         path = Path(model.checkpoint)
         saved_architecture = read_metadata(path).get("architecture", "")
-        name = str(model.options.get("encoder", model.name)).partition(".")[0]
-        if is_model(saved_architecture) and saved_architecture != name:
+        names = [str(name).partition(".")[0] for name in (encoder_of(model), model.name) if name is not None]
+        if is_model(saved_architecture) and saved_architecture not in names:
             raise UserError(
                 f"model.checkpoint: {brief(path)} says that its weights are of {brief(saved_architecture)!r}; "
-                f"model.name is {name!r}"
+                f"{'the encoder' if names[1:] else 'model.name'} is {names[0]!r}"
             )
         _load_host_or_encoder(host, model, _read_weights(path), "model.checkpoint", path)
     elif model.init_from is not None:
@@ -117,18 +118,34 @@ def _load_host_or_encoder(
 
     ``setting`` and ``path`` name the source of the weights in messages; ``optional_modules`` as in :func:`_load`.
     """
-    if "encoder" in model.options and not any(key.startswith("encoder.") for key in weights):
-        host = host.get_submodule("encoder")
-        host_keys = host.state_dict().keys()
-        if extra_keys := [key for key in weights if key not in host_keys]:
+    if encoder_of(model) is not None and not any(key.startswith("encoder.") for key in weights):
+        host = _network_of_timm(host.get_submodule("encoder"))
+        keys = {key: _classifier_key(key, weights) for key in host.state_dict()}
+        loaded = {key: weights[name] for key, name in keys.items() if name in weights}
+        extra_keys = [key for key in weights if key not in keys.values()]
+        if extra_keys:
             _log.warning(
-                "%s: %d tensors beyond the encoder are left out, such as %s",
-                path,
-                len(extra_keys),
-                extra_keys[0],
-            )
-        weights = {key: value for key, value in weights.items() if key in host_keys}
+                "%s: %d tensors are for the encoder; %d tensors beyond the encoder are left out, such as %s",
+                path, len(loaded), len(extra_keys), extra_keys[0],
+            )  # fmt: skip
+        weights = loaded
     _load(host, weights, setting, path, optional_modules)
+
+
+def _network_of_timm(encoder: nn.Module) -> nn.Module:
+    """Return the timm network that ``encoder`` is, or that the encoder of an ``EncoderDecoder`` holds."""
+    network = getattr(encoder, "model", encoder)
+    return network if isinstance(network, nn.Module) else encoder
+
+
+def _classifier_key(key: str, weights: Mapping[str, Tensor]) -> str:
+    """Return the key in the weights of a classifier for ``key`` of timm's feature extractor.
+
+    The extractor may write the first two names as one: ``stages_0`` for ``stages.0``.
+    """
+    first, _, rest = key.partition(".")
+    split = [f"{first[:i]}.{first[i + 1 :]}.{rest}" for i, letter in enumerate(first) if letter == "_"]
+    return next((name for name in (key, *split) if name in weights), key)
 
 
 def _load(
@@ -144,9 +161,10 @@ def _load(
         UserError: the weights are of another network.
     """
     state: dict[str, Tensor] = host.state_dict()
-    head_keys = {key for key in state if any(key.startswith(f"{path}.") for path in head_paths(host))}
+    heads = [{key for key in state if key.startswith(f"{path}.")} for path in sorted(head_paths(host))]
+    head_keys = {key for head in heads for key in head}
     optional_keys = {key for key in state if key.rpartition(".")[0] in optional_modules}
-    head_mismatches: list[str] = []
+    head_mismatches: dict[str, str] = {}
     mismatches: list[str] = []
     missing_keys: list[str] = []
     for key, value in state.items():
@@ -154,9 +172,12 @@ def _load(
             missing_keys.append(key)
         elif weights[key].shape != value.shape:
             message = f"{key} {tuple(weights[key].shape)} for {tuple(value.shape)}"
-            (head_mismatches if key in head_keys else mismatches).append(message)
-    weights_lack_head = bool(head_keys) and head_keys <= set(missing_keys)
-    missing_required = set(missing_keys) - optional_keys - (head_keys if weights_lack_head else set())
+            if key in head_keys:
+                head_mismatches[key] = message
+            else:
+                mismatches.append(message)
+    missing_heads = {key for head in heads if head <= set(missing_keys) for key in head}
+    missing_required = set(missing_keys) - optional_keys - missing_heads
     unknown_keys = [key for key in weights if key not in state]
     if unknown_keys or mismatches or missing_required:
         differences = (("missing", missing_keys), ("unknown", unknown_keys), ("of another shape", mismatches))
@@ -164,14 +185,15 @@ def _load(
             f"{len(keys)} {kind}: {', '.join(keys[:4])}{' …' * (len(keys) > 4)}" for kind, keys in differences if keys
         )
         raise UserError(f"{setting}: {path} holds the weights of another network ({counts})")
-    if weights_lack_head:
+    if missing_heads:
         _log.warning("%s has no head; it starts at random", path)
-    elif head_mismatches:
-        _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(head_mismatches))
+    if head_mismatches:
+        _log.warning("%s: the head is of another size and is left out (%s)", path, "; ".join(head_mismatches.values()))
     if missing_optional_keys := optional_keys & set(missing_keys):
         names = ", ".join(sorted(missing_optional_keys))
         _log.warning("%s: convolutions that were replaced start at random: %s", path, names)
-    random_keys = set(missing_keys) | (head_keys if head_mismatches else set())
+    modules = {key.rpartition(".")[0] for key in head_mismatches}
+    random_keys = set(missing_keys) | {key for key in head_keys if key.rpartition(".")[0] in modules}
     host.load_state_dict({key: value if key in random_keys else weights[key] for key, value in state.items()})
 
 

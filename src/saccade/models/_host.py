@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
-from timm.models import get_pretrained_cfg, is_model, list_models, model_entrypoint
+from timm.models import is_model, list_models, model_entrypoint
 from torch import nn
 
 from saccade.builders import is_builder
@@ -20,7 +20,7 @@ from saccade.models._user_functions import build_with_function, function_as_save
 from saccade.recipe import Model
 from saccade.trust import find_fetching_option
 
-__all__ = ["create_host", "host_as_saved", "is_dense"]
+__all__ = ["create_host", "host_as_saved"]
 
 
 def create_host(model: Model, num_classes: int, channels: int) -> nn.Module:
@@ -75,19 +75,6 @@ def _build_with_timm(model: Model, num_classes: int, channels: int) -> nn.Module
     except Exception as error:  # timm does not check options: a wrong one may raise anything
         raise UserError(f"model {model.name}: {_explain_timm_error(model, error)}") from error
     return host
-
-
-def is_dense(name: str) -> bool:
-    """Return True if the network ``name`` outputs logits (B, K, H, W).
-
-    A user function is assumed to return a dense network. A network of timm is dense if the notes of its configuration
-    contain ``dense``; a file in ``models/`` sets the notes by
-    ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
-    """
-    if is_builder(name):
-        return True
-    config = get_pretrained_cfg(name.partition(".")[0])
-    return config is not None and "dense" in (config.notes or ())
 
 
 def _explain_timm_error(model: Model, error: Exception) -> str:

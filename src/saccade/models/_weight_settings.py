@@ -15,6 +15,7 @@ from timm.models import get_pretrained_cfg
 from saccade.builders import is_builder
 from saccade.errors import UserError
 from saccade.models._checkpoint import read_metadata, saved_network_config
+from saccade.models._dense import encoder_of, is_dense
 from saccade.models._user_functions import build_with_function
 from saccade.recipe import Model
 
@@ -31,7 +32,7 @@ class WeightSettings:
         source: text that says where the settings were found, for messages.
         data: known values of the recipe's ``data`` section: ``size`` (height, width), ``mean``, ``std``,
             ``interpolation``, ``crop_pct``.
-        options: network options that the weights require.
+        options: values of ``model.options`` that the weights require; those of an encoder are in ``encoder_options``.
     """
 
     source: str
@@ -53,6 +54,8 @@ def find_weight_settings(model: Model) -> WeightSettings | None:
         path = Path(model.checkpoint)
         metadata = {key: _parse(text) for key, text in read_metadata(path).items()}
         options = {key: metadata[key] for key in ("pad_type",) if key in metadata}
+        if options and encoder_of(model) is not None and not is_builder(model.name):
+            options = {"encoder_options": options}
         return WeightSettings(
             f"model.checkpoint: {path}", {**_pretrained_data(model), **_data_settings(metadata)}, options
         )
@@ -65,7 +68,7 @@ def _pretrained_data(model: Model) -> dict[str, Any]:
     """Return the data settings of the pretrained weights of the network or its encoder; {} if unknown."""
     if is_builder(model.name):
         return _function_data(model) if model.pretrained else {}
-    config = get_pretrained_cfg(str(model.options.get("encoder", model.name)))
+    config = get_pretrained_cfg(encoder_of(model) or model.name)
     if config is None or not config.has_weights:
         return {}
     return _data_settings(resolve_data_config({}, pretrained_cfg=config.to_dict()))
@@ -86,13 +89,21 @@ def _settings_of_run(model: Model, folder: Path) -> WeightSettings:
     config = saved_network_config(folder)
     host = config["host"] or {}
     name, options = host.get("timm"), dict(host.get("options") or {})
-    if name == "fcn" and model.name != "fcn":  # segmentation wraps the recipe's network in an FCN
+    encoder = encoder_of(model)
+    if name is not None and _base(name) != _base(model.name) and is_dense(name):
         name, options = options.get("encoder"), dict(options.get("encoder_options") or {})
-    if name is not None and name.partition(".")[0] != model.name.partition(".")[0]:
+    if name is not None and _base(name) not in (_base(model.name), _base(encoder)):
         raise UserError(f"model.init_from: {folder} holds the network {name!r}; model.name is {model.name!r}")
     options = {key: value for key, value in options.items() if key not in ("num_classes", "in_chans")}
+    if name is not None and _base(name) != _base(model.name) and options:
+        options = {"encoder_options": options}
     data = _data_settings({**config["facts"], "input_size": config["input"]})
     return WeightSettings(f"model.init_from: {folder}", data, options)
+
+
+def _base(name: str | None) -> str | None:
+    """Return a timm name without the tag of its weights."""
+    return None if name is None else str(name).partition(".")[0]
 
 
 def _data_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def _upsample(scores: Tensor, size: Any) -> Tensor:
 
 
 @register_model
-def fcn(pretrained: bool = False, **options: Any) -> nn.Module:
+def fcn(pretrained: bool = False, encoder: str = "resnet18", **options: Any) -> nn.Module:
     """Build :class:`FCN`, registered with timm as ``fcn``."""
     for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         options.pop(key, None)
-    return FCN(pretrained_encoder=pretrained, **options)
+    return FCN(encoder, pretrained_encoder=pretrained, **options)

@@ -45,13 +45,7 @@ def resolve(recipe: Recipe, target: str) -> Recipe:
         if getattr(recipe.data, key) is None and not (moves_target or has_no_effect):
             settings[f"data.{key}"] = value
     for key, value in origin.options.items():
-        if key not in model.options:
-            settings[f"model.options.{key}"] = value
-        elif key == "pad_type" and model.options[key] != value:
-            raise UserError(
-                f"{origin.source} needs model.options.pad_type = {value!r}; the recipe says {model.options[key]!r}. "
-                "The weights would load but lose accuracy; remove the option from the recipe"
-            )
+        settings[f"model.options.{key}"] = _with_required(model.options, key, value, origin.source)
     if start := _previous_start(recipe, target):
         settings["attention.start"] = start
     try:
@@ -66,6 +60,25 @@ def describe_resolved(requested: Recipe, resolved: Recipe) -> str | None:
     before, after = (dict(_flatten(recipe.model_dump(mode="json"))) for recipe in (requested, resolved))
     new = [f"{key} = {value!r}" for key, value in after.items() if before.get(key) != value]
     return f"Set to the values that the host's weights were trained with: {', '.join(new)}." if new else None
+
+
+def _with_required(options: Mapping[str, Any], key: str, value: Any, source: str, prefix: str = "") -> Any:
+    """Return the option ``key`` as the recipe sets it, else ``value``; a table is completed key by key.
+
+    Raises:
+        UserError: the recipe sets a pad_type other than the one that the weights in ``source`` need.
+    """
+    if key not in options:
+        return value
+    if isinstance(value, Mapping) and isinstance(options[key], Mapping):
+        inner = {name: _with_required(options[key], name, value[name], source, f"{prefix}{key}.") for name in value}
+        return {**options[key], **inner}
+    if key == "pad_type" and options[key] != value:
+        raise UserError(
+            f"{source} needs model.options.{prefix}pad_type = {value!r}; the recipe says {options[key]!r}. The weights "
+            "would load but lose accuracy; remove the option from the recipe"
+        )
+    return options[key]
 
 
 def _previous_start(recipe: Recipe, target: str) -> str | None:
@@ -84,9 +97,10 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     has_same_plugs = all(
         getattr(previous.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
     )
-    # Site paths change if the network becomes the encoder of an FCN.
-    uses_fcn = name == "fcn" or (target == "mask" and not is_dense(name))
-    if has_same_plugs and uses_fcn == ((saved_network_config(folder)["host"] or {}).get("timm") == "fcn"):
+    # Site paths change if the network becomes the encoder of an FCN or of another network.
+    host_name = "fcn" if target == "mask" and not is_dense(name) else name.partition(".")[0]
+    saved_name = (saved_network_config(folder)["host"] or {}).get("timm")
+    if has_same_plugs and (saved_name is None or saved_name.partition(".")[0] == host_name):
         return done.get("start")
     return None
 

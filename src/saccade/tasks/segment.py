@@ -1,13 +1,23 @@
-"""Semantic segmentation: trained with cross-entropy; reports mean intersection over union, Dice and pixel accuracy.
+"""Semantic segmentation: trained with cross-entropy and soft Dice; reports mean IoU, Dice and pixel accuracy.
 
-True positive, false positive and false negative pixels (tp, fp, fn) are counted by image and class, and summed over the
-test images. The means are over the classes in the ground truth. Void pixels are not counted.
+Pixels are counted by image and class as true positive, false positive, false negative and true negative (tp, fp, fn,
+tn), and summed over the test images. The means are over the classes in the ground truth of the whole test part. Void
+pixels are not counted.
+
+Soft Dice of class k, with probabilities p and one-hot truth y, over the labelled pixels i of the batch:
+
+    D_k  = 2 Σ_i p_ik y_ik / (Σ_i p_ik + Σ_i y_ik)
+    loss = 1 − mean of D_k over the classes with Σ_i y_ik > 0; 0 without labelled pixels
+
+Source: Drozdzal et al., 2016, arXiv:1608.04117, equation 1, for two classes; Milletari et al., 2016, arXiv:1606.04797,
+square the terms of the denominator. The mean over the classes of the batch is that of segmentation_models_pytorch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from colorsys import hsv_to_rgb
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -17,6 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saccade.data.samples import VOID
+from saccade.errors import UserError
+from saccade.escaping import brief
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, host_as_saved, is_dense
 from saccade.recipe import Model
@@ -29,14 +41,20 @@ __all__ = ["Segment"]
 
 _BACKGROUND = "background"
 """Name of a class that drawings neither name nor colour."""
+_COUNTS = ("tp", "fp", "fn", "tn")
 _HUE_STEP = (5**0.5 - 1) / 2
 """Step between the hues of successive classes; the golden ratio keeps many hues far apart."""
 
 
 def _overlap(rows: Rows, tp_weight: int) -> Tensor:
-    """Return w·tp / (w·tp + fp + fn) in per cent (K,), with w = ``tp_weight``; NaN for classes not in the truth."""
+    """Return w·tp / (w·tp + fp + fn) in per cent (K,), with w = ``tp_weight``; NaN for classes that do not count.
+
+    The classes ``scored`` count, without that key those in the truth of ``rows``. A jackknife thus keeps its classes:
+    one that only the left-out image shows gets 0, so that its standard error is as large as its share of the score.
+    """
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
-    return torch.where(tp + fn > 0, 100.0 * tp_weight * tp / (tp_weight * tp + fp + fn), torch.nan)
+    scored = rows["scored"].any(0) if "scored" in rows else tp + fn > 0
+    return torch.where(scored, 100.0 * tp_weight * tp / (tp_weight * tp + fp + fn).clamp(min=1), torch.nan)
 
 
 def _iou(rows: Rows) -> Tensor:
@@ -59,7 +77,8 @@ _PERCENT: dict[str, Any] = {"unit": "%", "margin": 1.0, "low": 0.0, "high": 100.
 class Segment(Task):
     """Segmentation: the network maps images (B, C, H, W) to one tensor of logits (B, K, H, W).
 
-    Rows: ``tp``, ``fp`` and ``fn``, pixel counts (N, K) by image and class.
+    Rows, each (N, K): ``tp``, ``fp``, ``fn`` and ``tn``, pixel counts by image and class; ``scored``, the same in every
+    row, True for the classes in the truth of any test image.
     """
 
     target = "mask"
@@ -77,6 +96,9 @@ class Segment(Task):
         return model.model_copy(update={"name": "fcn", "options": options})
 
     def build(self, model: Model) -> nn.Module:
+        if len(classes := self.data.classes) < 2:
+            found = brief(", ".join(classes) or "none")
+            raise UserError(f"the masks have {len(classes)} classes besides void ({found}); 2 or more are needed")
         return create_host(self._dense_model(model), len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:
@@ -86,28 +108,38 @@ class Segment(Task):
         return logits_problem(output, (len(images), len(self.data.classes), *images.shape[2:]))
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
+        logits = network(images).float()
         smoothing = self.recipe.training.label_smoothing
-        total = F.cross_entropy(
-            network(images).float(), targets, ignore_index=VOID, label_smoothing=smoothing, reduction="sum"
-        )
-        # PyTorch's mean reduction is NaN if every pixel of the batch is void.
-        return {"cross-entropy": total / (targets != VOID).sum().clamp(min=1)}
+        return {
+            "cross-entropy": _cross_entropy(logits, targets, smoothing),
+            "Dice": _dice_loss(logits, targets),
+        }
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         logits = network(images)
         if not bool(torch.isfinite(logits).all()):
-            return {key: torch.full((len(images), logits.shape[1]), torch.nan) for key in ("tp", "fp", "fn")}
-        return _count_pixels(logits.argmax(1), targets, logits.shape[1])
+            counts = {key: torch.full((len(images), logits.shape[1]), torch.nan) for key in _COUNTS}
+        else:
+            counts = _count_pixels(logits.argmax(1), targets, logits.shape[1])
+        return self._with_scored(counts)
+
+    @cached_property
+    def _test_counts(self) -> Tensor:
+        """Labelled pixels (N, K) of each class in each test mask."""
+        test, n_classes = self.data.test, len(self.data.classes)
+        counts = [_histogram(test.target(i))[:n_classes] for i in range(len(test))]
+        return torch.stack(counts) if counts else torch.zeros(0, n_classes, dtype=torch.int64)
+
+    def _with_scored(self, counts: Rows) -> Rows:
+        scored = (self._test_counts > 0).any(0).to(counts["tp"].device)
+        return {**counts, "scored": scored.repeat(len(counts["tp"]), 1)}
 
     def trivial_baseline(self) -> tuple[str, Rows]:
         masks = (self.data.train.target(i) for i in range(len(self.data.train)))
-        counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
-        most_frequent = int(counts[:VOID].argmax())
-        test, n_classes = self.data.test, len(self.data.classes)
-        rows = [_constant_rows(_histogram(test.target(i)), most_frequent, n_classes) for i in range(len(test))]
-        return f"{self.data.classes[most_frequent]} everywhere", {
-            key: torch.stack([row[key] for row in rows]) for key in ("tp", "fp", "fn")
-        }
+        train_counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
+        most_frequent = int(train_counts[:VOID].argmax())
+        rows = _constant_rows(self._test_counts, most_frequent)
+        return f"{self.data.classes[most_frequent]} everywhere", self._with_scored(rows)
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         truth = torch.stack([torch.as_tensor(self.data.test.target(i)).long() for i in indices])
@@ -137,8 +169,31 @@ class Segment(Task):
         return Image.fromarray(palette[mask.numpy()])
 
 
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Return the mean over the labelled pixels of logits (B, K, H, W) and targets (B, H, W); 0 without any."""
+    total = F.cross_entropy(logits, targets, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
+    # PyTorch's mean reduction is NaN if every pixel of the batch is void.
+    return total / (targets != VOID).sum().clamp(min=1)
+
+
+def _dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the soft Dice loss of logits (B, K, H, W) and targets (B, H, W); see the module."""
+    n_classes, is_labelled = logits.shape[1], targets != VOID
+    probabilities = logits.softmax(1)
+    # nll_loss takes the probability of the true class, 0 at void, without one-hot targets (B, K, H, W).
+    of_truth = -F.nll_loss(probabilities, targets, ignore_index=VOID, reduction="none").flatten().double()
+    classes = targets.masked_fill(~is_labelled, 0).flatten()
+    overlap = of_truth.new_zeros(n_classes).index_add(0, classes, of_truth)
+    predicted = (probabilities * is_labelled[:, None]).sum((0, 2, 3))
+    in_truth = targets.flatten().bincount(minlength=VOID + 1)[:n_classes]
+    dice = 2 * overlap / (predicted + in_truth).clamp(min=1)
+    is_present = in_truth > 0
+    loss: Tensor = ((1 - dice) * is_present).sum() / is_present.sum().clamp(min=1)
+    return loss.float()
+
+
 def _count_pixels(predictions: Tensor, truth: Tensor, n_classes: int) -> Rows:
-    """Return the rows for ``predictions`` and ``truth``, both (N, H, W): tp, fp and fn, each (N, K)."""
+    """Return tp, fp, fn and tn, each (N, K), of ``predictions`` and ``truth``, both (N, H, W)."""
     offsets = n_classes * torch.arange(len(truth), device=truth.device)[:, None, None]
 
     def count(classes: Tensor, selected: Tensor) -> Tensor:
@@ -146,21 +201,21 @@ def _count_pixels(predictions: Tensor, truth: Tensor, n_classes: int) -> Rows:
 
     is_labelled = truth != VOID
     tp = count(truth, is_labelled & (predictions == truth))
-    return {"tp": tp, "fp": count(predictions, is_labelled) - tp, "fn": count(truth, is_labelled) - tp}
+    fp, fn = count(predictions, is_labelled) - tp, count(truth, is_labelled) - tp
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": is_labelled.sum((1, 2))[:, None] - tp - fp - fn}
 
 
 def _histogram(mask: Any) -> Tensor:
     return torch.as_tensor(mask).flatten().long().bincount(minlength=VOID + 1)
 
 
-def _constant_rows(truth_histogram: Tensor, prediction: int, n_classes: int) -> Rows:
-    """Return tp, fp and fn, each (K,), of one image if every pixel is predicted as ``prediction``.
+def _constant_rows(truth_counts: Tensor, prediction: int) -> Rows:
+    """Return tp, fp, fn and tn, each (N, K), if every pixel is predicted as ``prediction``.
 
-    ``truth_histogram`` (256,) counts the pixels of each class.
+    ``truth_counts`` (N, K) are the labelled pixels of each class.
     """
-    truth_counts = truth_histogram[:n_classes]
-    tp = torch.zeros_like(truth_counts)
-    tp[prediction] = truth_counts[prediction]
-    fp = torch.zeros_like(truth_counts)
-    fp[prediction] = truth_counts.sum() - truth_counts[prediction]
-    return {"tp": tp, "fp": fp, "fn": truth_counts - tp}
+    tp, fp = torch.zeros_like(truth_counts), torch.zeros_like(truth_counts)
+    tp[:, prediction] = truth_counts[:, prediction]
+    fp[:, prediction] = truth_counts.sum(1) - truth_counts[:, prediction]
+    fn = truth_counts - tp
+    return {"tp": tp, "fp": fp, "fn": fn, "tn": truth_counts.sum(1)[:, None] - tp - fp - fn}

@@ -138,6 +138,10 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
         torch.testing.assert_close(split.train.target(i) == 1, split.train.raw_image(i)[0] == 255, rtol=0, atol=0)
     assert opened(tmp_path).train.target(0).max() == 1
     pair(tmp_path / "images", tmp_path / "masks", 4, mask_of(4, (0, 1)))  # the twin: 255 is void beside indices
+    if mode == "1":
+        with pytest.raises(UserError, match=r"00\.png, which is black and white, where other masks hold class indices"):
+            opened(tmp_path)
+        return
     split = opened(tmp_path)
     assert split.classes == ["0", "1"]
     assert max(split.train.target(i).max() for i in range(len(split.train))) == 255

@@ -9,9 +9,9 @@ Supported structures:
 
 Without splits, ``test_part`` of the images is held back for testing. A split without masks is not used.
 
-A mask has the size of its image. It holds either class indices (palette images: the palette index; 255 = no class) or
-colours. Masks with only the values 0 and 255 have two classes, background and foreground. A file in the folder names
-the classes:
+A mask has the size of its image; two images of one name are refused. It holds either class indices (palette images: the
+palette index; 255 = no class) or colours. Masks with only the values 0 and 255 have two classes, background and
+foreground. A file in the folder names the classes:
 
 * for class indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
   Class``);
@@ -83,6 +83,11 @@ class ImageMasks(MaskFolderLayout):
                 f"{' and '.join(map(brief, paths))} are masks of the same name"
                 for paths in masks_by_stem.values()
                 if paths[1:]
+            ]
+            problems += [
+                f"{' and '.join(map(brief, sorted(paths)))} are images of the same name, and one mask is theirs"
+                for stem, paths in images.items()
+                if paths[1:] and stem in masks_by_stem
             ]
             masks |= {
                 path: masks_by_stem[stem][0]

@@ -1,0 +1,38 @@
+"""Dense networks, which output logits (B, K, H, W), and their encoders."""
+
+from __future__ import annotations
+
+import inspect
+
+from timm.models import get_pretrained_cfg, model_entrypoint
+
+from saccade.builders import is_builder
+from saccade.recipe import Model
+
+__all__ = ["encoder_of", "is_dense"]
+
+
+def is_dense(name: str) -> bool:
+    """Return True if the network ``name`` outputs logits (B, K, H, W).
+
+    A user function is assumed to return a dense network. A network of timm is dense if the notes of its configuration
+    contain ``dense``; a file in ``models/`` sets the notes by
+    ``generate_default_cfgs({"NAME.untrained": {..., "notes": ("dense",)}})``.
+    """
+    if is_builder(name):
+        return True
+    config = get_pretrained_cfg(name.partition(".")[0])
+    return config is not None and "dense" in (config.notes or ())
+
+
+def encoder_of(model: Model) -> str | None:
+    """Return the name of the timm network inside the dense network ``model``; None if it has none.
+
+    It is the option ``encoder``, or the default of that argument.
+    """
+    if "encoder" in model.options:
+        return str(model.options["encoder"])
+    if is_builder(model.name) or not is_dense(model.name):
+        return None
+    argument = inspect.signature(model_entrypoint(model.name.partition(".")[0])).parameters.get("encoder")
+    return None if argument is None else str(argument.default)
