@@ -49,7 +49,7 @@ DECODER_MAPS = {
     "[-4]": "on the decoder's map of an eighth of the image's resolution",
 }
 DECODER_LEVELS = {"[:-3]": " up to an eighth of the image's resolution"}
-REPLACED_STAGES = {None: "", "[-1]": " of the last stage", "[-1:]": " of the last stage", "[-3:]": " of the last three stages"}
+REPLACED_STAGES = {None: "", "[-1:]": " of the last stage", "[-3:]": " of the last three stages"}
 UNITS = {None: "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
 
 
@@ -141,14 +141,15 @@ def _place(file: MechanismFile) -> list[str]:
 
 
 def _place_at(position: str, is_conv: bool) -> str:
-    base, suffix, half, stages, unit = re.fullmatch(  # type: ignore[union-attr]
-        r"(\w+)(\[.*?\])?(?: in (stage|decoder)(\[.*?\])(\[.*\])?)?", position
+    base, suffix, half, stages = re.fullmatch(  # type: ignore[union-attr]
+        r"(\w+)(\[.*?\])?(?: in (stage|decoder)(\[.*\])?)?", position
     ).groups()
+    if half == "decoder" and base == "block":
+        return "after each block of the decoder"
     if half == "decoder":
         return f"the 3×3 convolutions of the decoder's blocks{DECODER_LEVELS.get(stages, f', of its levels {stages}')}"
     if is_conv:
         where = "the first convolution" if base == "conv_stem" else "the 3×3 convolutions of the blocks"
-        where = "the 3×3 convolution of the last block" if unit == "[-1]" else where
         return f"{where}{REPLACED_STAGES.get(stages, f', of the stages {stages}')}"
     if base == "stage":
         return STAGES.get(suffix, f"after the stages {suffix}")

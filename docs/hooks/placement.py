@@ -46,9 +46,8 @@ def _parsed(position: str) -> tuple[str, list[int], str]:
     """Return the position without its suffix, the stages that have it, and which units: "all", "first" or "last"."""
     head, _, within = position.partition(" in ")
     base, suffix = re.fullmatch(r"(\w+)(?:\[(.*)\])?", head).groups()  # type: ignore[union-attr]
-    stages_of_site, _, suffix_in_stages = within.partition("][")
-    unit = suffix if suffix in ("first", "last") else "last" if suffix_in_stages == "-1]" else "all"
-    chosen = stages_of_site.removeprefix("stage[").removesuffix("]") if within else suffix if base == "stage" else None
+    unit = suffix if suffix in ("first", "last") else "all"
+    chosen = within.removeprefix("stage[").removesuffix("]") if within else suffix if base == "stage" else None
     indices = list(range(_STAGES))
     if chosen is None:
         return base, indices, unit

@@ -32,7 +32,7 @@ SPEC = {
               "venue": "MICCAI", "year": 2018, "arxiv": "1803.02579"},
     "kind": "gate",
     "evidence": "paper",
-    "position": {"default": "stage", "unet": ["skip", "decoder"]},
+    "position": {"default": "stage", "unet": ["skip", "block in decoder"]},
     "limits": ["channels * rd_ratio must be at least 1"],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],

@@ -33,7 +33,7 @@ SPEC = {
               "venue": "ICML", "year": 2019, "arxiv": "1805.08318"},
     "kind": "conv",
     "evidence": "reading",
-    "position": {"default": "conv3x3 in stage[-1][-1]", "unet": "conv3x3 in decoder[:-3]"},
+    "position": {"default": "conv3x3 in stage[-1:]", "unet": "conv3x3 in decoder[:-3]"},
     "neutral": "with out_channels=None",
     "equivariant": ["permutation", "flip", "transpose"],
     "limits": [

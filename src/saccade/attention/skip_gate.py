@@ -7,7 +7,8 @@ r"""Attention gate of Attention U-Net: the decoder selects what a skip connectio
     y = [u; α ⊙ s]                                        (B, C, H, W)
 
 W_s: C_s -> c = ⌊C_s·rd_ratio⌋, 2×2 with stride 2, zeros behind an odd last row or column. W_g: C_u -> c and ψ: c -> 1,
-1×1. α is cropped where a side is odd. ``saccade.plug`` sets ``skip``, the channels of s. The recorded gate is 1 on the channels of u.
+1×1. α is cropped where a side is odd. ``saccade.plug`` sets ``skip``, the channels of s. The recorded gate is 1 on the
+channels of u.
 
 u stands for the coarser map that the paper reads: with nearest upsampling by 2, g is that map; otherwise it is its
 smoothed form. The paper writes W_s as 1×1 and leaves open how s is brought to the grid of g; the strided W_s and the
@@ -36,8 +37,8 @@ SPEC = {
     "name": "skip_gate",
     "title": "Attention gate of Attention U-Net",
     "aliases": ["attention_gate"],
-    "paper": {"authors": "Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker, "
-                         "Rueckert",
+    "paper": {"authors": "Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, "
+                         "Glocker, Rueckert",
               "title": "Attention U-Net: Learning Where to Look for the Pancreas", "venue": "MIDL", "year": 2018,
               "arxiv": "1804.03999"},
     "kind": "gate",

@@ -15,7 +15,9 @@ __all__ = ["command"]
 
 @click.command("sites")
 @click.argument("model")
-@click.option("--where", help="Show only the sites of a position, such as stage[:-1] or block in decoder, or of a glob of paths.")
+@click.option(
+    "--where", help="Show only the sites of a position, such as stage[:-1] or decoder, or of a glob of paths."
+)
 @click.option("--input", "size", metavar="C,H,W", help="Image size, such as 3,224,224.  [default: the network's own]")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the sites as JSON.")

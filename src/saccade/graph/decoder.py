@@ -9,7 +9,9 @@ from math import sqrt
 from saccade.graph.structure import Structure, is_container
 from saccade.graph.values import Value, ValueKey, is_within
 
-__all__ = ["SkipConnection", "after_encoder", "decoder", "decoder_units", "no_decoder_reason", "no_skip_reason", "skips"]
+__all__ = [
+    "SkipConnection", "after_encoder", "decoder", "decoder_units", "no_decoder_reason", "no_skip_reason", "skips",
+]  # fmt: skip
 
 _FINER = sqrt(2)
 """Ratio of sides from which a map is of a finer level; convolutions without padding trim less."""
@@ -32,7 +34,7 @@ def decoder(structure: Structure) -> list[str]:
 
     Once a finer map is made, coarser ones do not count: they belong to another way down. Prediction maps do not count.
     """
-    coarsest = _coarsest_stage(structure)
+    coarsest = _encoder_end(structure)
     if coarsest is None:
         return []
     from_coarsest = structure.descendants({call.single_output for call in structure.maps[coarsest]})
@@ -56,7 +58,7 @@ def decoder(structure: Structure) -> list[str]:
 
 def after_encoder(structure: Structure) -> list[str]:
     """Return the modules that run after the coarsest stage, in order, without those of prediction maps."""
-    coarsest = _coarsest_stage(structure)
+    coarsest = _encoder_end(structure)
     if coarsest is None:
         return []
     trace, end = structure.trace, structure.maps[coarsest][0].exit_tick
@@ -78,7 +80,7 @@ def decoder_units(structure: Structure) -> list[str]:
 
 def no_decoder_reason(structure: Structure) -> str:
     """Return the reason why a network has no way up."""
-    coarsest = _coarsest_stage(structure)
+    coarsest = _encoder_end(structure)
     if coarsest is None:
         return "it has no stages"
     size = "×".join(map(str, structure.value(coarsest).shape[2:]))
@@ -109,8 +111,25 @@ def no_skip_reason(structure: Structure) -> str:
     return reason
 
 
-def _coarsest_stage(structure: Structure) -> str | None:
-    return min(structure.stages, key=lambda path: _area(structure.value(path)), default=None)
+def _encoder_end(structure: Structure) -> str | None:
+    """Return the module of the coarsest map: the coarsest stage, or a coarser map before it and outside all stages.
+
+    The latter exists where only the decoder's blocks have shortcuts, so that they alone form stages.
+    """
+    stage = min(structure.stages, key=lambda path: _area(structure.value(path)), default=None)
+    if stage is None:
+        return None
+    stage_value, end = structure.value(stage), structure.maps[stage][0].exit_tick
+    coarser = [
+        path
+        for path, calls in structure.maps.items()
+        if calls[0].exit_tick < end
+        and _ratio(stage_value, structure.value(path)) >= _FINER
+        and not any(path.startswith(other + ".") for other in structure.stages)
+    ]
+    smallest = min((_area(structure.value(path)) for path in coarser), default=0)
+    coarsest = structure.in_order(path for path in coarser if _area(structure.value(path)) == smallest)
+    return coarsest[-1] if coarsest else stage
 
 
 def _area(value: Value) -> int:
@@ -124,7 +143,7 @@ def _ratio(value: Value, other: Value) -> float:
 
 def _joins(structure: Structure) -> Iterator[tuple[str, SkipConnection | None]]:
     """Yield the module that concatenates, and its skip connection, or None if no module can hold a plug for it."""
-    trace, coarsest = structure.trace, _coarsest_stage(structure)
+    trace, coarsest = structure.trace, _encoder_end(structure)
     if coarsest is None:
         return
     start_tick = structure.maps[coarsest][0].exit_tick

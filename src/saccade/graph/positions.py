@@ -201,7 +201,8 @@ def _on_levels(inspection: Inspection, sites: list[Site], index: str, where: str
 def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec) -> tuple[list[Site], str]:
     """Return the sites of ``position`` before or after the encoder's end, and the position.
 
-    In a decoder, ``block`` and ``conv3x3`` find the repeated units of the decoder, with or without a shortcut.
+    In a decoder, ``block`` and ``conv3x3`` find the repeated units of the decoder, with or without a shortcut; without
+    units ``block`` finds the maps of ``decoder``.
 
     Raises:
         UserError: there are none.
@@ -212,7 +213,8 @@ def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec)
     paths = set(after_encoder(structure))
     if half == "decoder" and position in ("block", "conv3x3"):
         units = decoder_units(structure)
-        found = units if position == "block" else last_spatial(structure, units) if units else []
+        convolutions = last_spatial(structure, units) if units else []
+        found = (units or decoder(structure)) if position == "block" else convolutions
         sites, chosen_position = [inspection.sites[path] for path in found if path in inspection.sites], position
     else:
         sites, chosen_position = _resolve_item(inspection, position, spec)
@@ -292,7 +294,8 @@ def sites_at(inspection: Inspection, position: str) -> list[Site]:
             ", ".join(path or type(structure.trace.host).__name__ for path in structure.units_without_end),
         )
     if position in ("activated", "skip"):
-        locations = activated(structure) if position == "activated" else [(s.path, s.is_input) for s in skips(structure)]
+        skip_locations = [(skip.path, skip.is_input) for skip in skips(structure)]
+        locations = activated(structure) if position == "activated" else skip_locations
         return [
             inspection.input_site(path) if is_input else inspection.sites[path]
             for path, is_input in locations

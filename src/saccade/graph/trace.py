@@ -225,8 +225,9 @@ class _FunctionRecorder(TorchFunctionMode):
             if name in _CONVOLUTIONS and len(inputs) > 1 and isinstance(output, Tensor):
                 self.trace.record_convolution(inputs[0], inputs[1], output)
             if name in _CONCATENATIONS and isinstance(output, Tensor) and output.ndim == 4:
-                tensors, dim = [*args, *kwargs.values(), 0][:2]
+                dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
                 if dim in (1, -3):
+                    tensors = args[0] if args else kwargs["tensors"]
                     self.trace.record_concatenation([self.trace.key_of(t) for t in tensors_in(tensors)], output)
             if any(activation in name for activation in _ACTIVATIONS):
                 self.trace.record_activation(keys)

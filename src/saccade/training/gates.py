@@ -170,8 +170,9 @@ def _as_list(recorded: Tensor | list[Tensor]) -> list[Tensor]:
 def _gamma(mechanism: nn.Module) -> float | None:
     """Return the factor ``gamma`` with which the mechanism adds its context, or None."""
     gamma = getattr(mechanism, "gamma", None)
-    is_factor = isinstance(gamma, nn.Parameter) and gamma.numel() == 1 and hasattr(mechanism, "tap")
-    return _number(gamma.detach()) if is_factor else None
+    if not isinstance(gamma, nn.Parameter) or gamma.numel() != 1 or not hasattr(mechanism, "tap"):
+        return None
+    return _number(gamma.detach())
 
 
 def _summary(kind: str, values: Tensor, mixing_weight: float | None, gamma: float | None) -> dict[str, Any]:
