@@ -90,7 +90,8 @@ def source_rows(specs: dict[str, Spec]) -> Iterator[str]:
             paper = f"{spec.paper.title if spec.paper.arxiv is None else link}, {spec.paper.venue} {spec.paper.year}"
         timm_name = "–" if spec.timm is None else f"`{spec.timm}`"
         position = ", ".join(
-            f"`{where}`" + ("" if host == "default" else f" ({host})") for host, where in spec.position.items()
+            " and ".join(f"`{where}`" for where in spec.positions(host)) + ("" if host == "default" else f" ({host})")
+            for host in spec.position
         )
         code = ", ".join(_repository(entry) for entry in spec.code) or "–"
         yield f"| `{name}` | {timm_name} | {paper} | {spec.kind} | {spec.evidence} | {code} | {position} |"

@@ -78,7 +78,8 @@ def units(part: str, only: Sequence[str], small: bool) -> list[list[Unit]]:
     from gpu_speed import SMALL as SMALL_MAP
 
     names = list(only) or list(SMALL if small else saccade.list_mechanisms())
-    plugged = [name for name in names if name in saccade.list_mechanisms("plug")]
+    # The hosts have no skips.
+    plugged = [n for n in names if n in saccade.list_mechanisms("plug") and "skip" not in saccade.spec(n).needs]
     if part == "values":
         found = [Unit(part, name, "operator") for name in OPERATORS]
         found += [Unit(part, name, mode) for name in names for mode in ("eval", "train")]

@@ -154,7 +154,10 @@ def reason(mechanism: str, message: str) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", default="*", help="a glob of host names")
-    parser.add_argument("--mechanisms", default=",".join(saccade.list_mechanisms("plug")))
+    parser.add_argument(
+        "--mechanisms",
+        default=",".join(n for n in saccade.list_mechanisms("plug") if "skip" not in saccade.spec(n).needs),
+    )
     parser.add_argument("--core", action="store_true", help="bf16 autocast and channels_last for every host")
     parser.add_argument("--deep", action="store_true", help="every condition for the first hosts")
     parser.add_argument("--keep", type=Path, help="rows done before, and to be added to")

@@ -200,7 +200,8 @@ net = torch.nn.Sequential(*(torch.nn.Conv2d(c, 64, 3, padding=1) for c in (3, 64
 x = torch.randn(2, 3, 12, 10)
 before = net(x)
 for mechanism in saccade.list_mechanisms("plug"):
-    saccade.plug(net, mechanism, where=["0", "2"], input=(3, 12, 10))
+    options = {"skip": (32, 64)} if "skip" in saccade.spec(mechanism).needs else {}
+    saccade.plug(net, mechanism, where=["0", "2"], input=(3, 12, 10), **options)
     assert torch.equal(net(x), before)
     assert len(saccade.plugs(net)) == 2
     if mechanism in ("das", "se", "self_attention"):  # one of each way to count

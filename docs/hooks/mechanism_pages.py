@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ PLACES = {
     "activated": "behind the 3×3 convolution of each block, its norm and its activation",
     "expanded": "on the widened map of each inverted residual",
     "conv_stem": "at the first convolution",
+    "skip": "where a decoder's upsampled map and a map from the way down are concatenated",
 }
 
 STAGES = {
@@ -42,6 +44,11 @@ STAGES = {
     "[-2]": "after the last stage but one",
     "[-3]": "after the third stage from the end",
 }
+DECODER_MAPS = {
+    None: "after each resolution of the decoder",
+    "[-4]": "on the decoder's map of an eighth of the image's resolution",
+}
+DECODER_LEVELS = {"[:-3]": " up to an eighth of the image's resolution"}
 REPLACED_STAGES = {None: "", "[-1:]": " of the last stage", "[-3:]": " of the last three stages"}
 UNITS = {None: "", "[last]": ", in the last block of each stage", "[first]": ", in the first block of each stage"}
 
@@ -126,17 +133,29 @@ def _place(file: MechanismFile) -> list[str]:
     is_conv = file.spec["kind"] == "conv"
     lines = [drawing(file.name, file.spec["position"]["default"], is_conv), ""]
     for host, position in file.spec["position"].items():
-        base, suffix, stages = re.fullmatch(r"(\w+)(\[.*?\])?(?: in stage(\[.*\]))?", position).groups()  # type: ignore[union-attr]
-        if is_conv:
-            where = "the first convolution" if base == "conv_stem" else "the 3×3 convolutions of the blocks"
-            place = f"it replaces {where}{REPLACED_STAGES.get(stages, f', of the stages {stages}')}"
-        elif base == "stage":
-            place = f"it stands {STAGES.get(suffix, f'after the stages {suffix}')}"
-        else:
-            place = f"it stands {PLACES[base]}{UNITS.get(suffix, f', of the units {suffix}')}"
+        positions = [position] if isinstance(position, str) else position
+        places = " and ".join(_place_at(part, is_conv) for part in positions)
         network = "By default" if host == "default" else f"In {host}"
-        lines.append(f'{network} {place}: `where="{position}"`.')
+        lines.append(f"{network} it {'replaces' if is_conv else 'stands'} {places}: `where={json.dumps(position)}`.")
     return lines
+
+
+def _place_at(position: str, is_conv: bool) -> str:
+    base, suffix, half, stages = re.fullmatch(  # type: ignore[union-attr]
+        r"(\w+)(\[.*?\])?(?: in (stage|decoder)(\[.*\])?)?", position
+    ).groups()
+    if half == "decoder" and base == "block":
+        return "after each block of the decoder"
+    if half == "decoder":
+        return f"the 3×3 convolutions of the decoder's blocks{DECODER_LEVELS.get(stages, f', of its levels {stages}')}"
+    if is_conv:
+        where = "the first convolution" if base == "conv_stem" else "the 3×3 convolutions of the blocks"
+        return f"{where}{REPLACED_STAGES.get(stages, f', of the stages {stages}')}"
+    if base == "stage":
+        return STAGES.get(suffix, f"after the stages {suffix}")
+    if base == "decoder":
+        return DECODER_MAPS.get(suffix, f"on the decoder's maps {suffix}")
+    return f"{PLACES[base]}{UNITS.get(suffix, f', of the units {suffix}')}"
 
 
 def _usage(file: MechanismFile) -> list[str]:

@@ -13,6 +13,8 @@ _UNITS = {
     "expanded": ("conv 1×1, wider", "depthwise 3×3", "●", "conv 1×1", "+"),
 }
 """Maps position to the parts of one unit, in forward order; ● is the mechanism, + the addition."""
+_DECODER_BLOCK = ("upsampled map ∥ skip", "●", "conv 3×3", "conv 3×3")
+"""Parts of a block of a decoder with the mechanism on the concatenation."""
 _REPLACED = ("conv 1×1", "●", "conv 1×1", "+")
 _WIDTH = 700
 
@@ -26,14 +28,16 @@ def drawing(name: str, position: str, is_replacement: bool) -> str:
         is_replacement: True if the mechanism replaces a convolution.
     """
     base, stages, unit = _parsed(position)
-    parts = [*_network(base, stages, unit)]
-    height = 96
-    if base in _UNITS:
-        parts += _unit(name, _REPLACED if is_replacement else _UNITS[base])
-        height = 220
+    if base == "skip":
+        parts, top, height = _unit(name, _DECODER_BLOCK, "one block of the decoder"), 110, 110
+    elif base in _UNITS:
+        sequence = _REPLACED if is_replacement else _UNITS[base]
+        parts, top, height = [*_network(base, stages, unit), *_unit(name, sequence, "one unit")], 0, 220
+    else:
+        parts, top, height = [*_network(base, stages, unit)], 0, 96
     title = f"{name}: position {position}"
     return (
-        f'<figure class="placement" markdown="0"><svg viewBox="0 0 {_WIDTH} {height}" role="img" '
+        f'<figure class="placement" markdown="0"><svg viewBox="0 {top} {_WIDTH} {height}" role="img" '
         f'aria-label="{title}">{"".join(parts)}</svg></figure>'
     )
 
@@ -73,7 +77,7 @@ def _network(base: str, stages: list[int], unit: str) -> list[str]:
     return parts
 
 
-def _unit(name: str, sequence: tuple[str, ...]) -> list[str]:
+def _unit(name: str, sequence: tuple[str, ...], label: str) -> list[str]:
     """Draw one unit: its branch, its shortcut and the mechanism."""
     widths = [34 if part == "+" else max(64, 7 * len(name) + 24) if part == "●" else 7 * len(part) + 22
               for part in sequence]  # fmt: skip
@@ -83,7 +87,7 @@ def _unit(name: str, sequence: tuple[str, ...]) -> list[str]:
     start, end = x - 40, x + total + 40
     parts = [
         f'<path class="wire" d="M{start:.0f} {middle}H{end:.0f}"/>',
-        _text(start, middle - 52, "one unit", note=True),
+        _text(max(start, 4 * len(label)), middle - 52, label, note=True),
     ]
     for part, width in zip(sequence, widths, strict=True):
         centre = x + width / 2

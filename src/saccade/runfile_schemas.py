@@ -165,6 +165,8 @@ class _PlugStatistics(_Schema):
     std: Float32 | None
     a: Float32 | None
     """Learned factor ``a`` of the plug."""
+    gamma: Float32 | None = None
+    """Learned factor of the mechanism itself, as in ``self_attention``."""
 
 
 class EpochRow(_Schema):

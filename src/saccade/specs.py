@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -20,25 +20,28 @@ __all__ = ["GateRange", "Paper", "PublishedResult", "Spec"]
 KINDS = ("gate", "context", "transform", "conv")
 EVIDENCE = ("oracle", "port", "paper", "reading")
 SYMMETRIES = ("permutation", "flip", "transpose")
-NEEDS = ("size", "previous stage")
+NEEDS = ("size", "previous stage", "skip")
 
 _REPOSITORY = r"[\w.-]+/[\w.-]+( \(.+\))?$"
 
 
 @dataclass(frozen=True)
 class GateRange:
-    """Open interval of gate values; ``includes_low`` closes it below."""
+    """Open interval of gate values; ``includes_low`` and ``includes_high`` close it."""
 
     low: float
     high: float
     includes_low: bool = False
+    includes_high: bool = False
 
     def contains(self, value: float) -> bool:
         """Return True if ``value`` lies in the interval."""
-        return (self.low <= value if self.includes_low else self.low < value) and value < self.high
+        is_above = self.low <= value if self.includes_low else self.low < value
+        return is_above and (value <= self.high if self.includes_high else value < self.high)
 
     def __str__(self) -> str:
-        return f"{'[' if self.includes_low else '('}{self.low:g}, {self.high:g})"
+        left, right = "[" if self.includes_low else "(", "]" if self.includes_high else ")"
+        return f"{left}{self.low:g}, {self.high:g}{right}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +96,7 @@ class Spec:
     code: tuple[str, ...] = ()
     """Repositories with the same output and gradients: ``owner/name`` or ``owner/name (options)``."""
     paper: Paper | None = None
-    position: Mapping[str, str] = field(default_factory=lambda: {"default": "residual"})
+    position: Mapping[str, str | Sequence[str]] = field(default_factory=lambda: {"default": "residual"})
     """Maps host family (``default``, ``mobilenetv2``, …) to the paper's position, as ``plug`` accepts it."""
     limits: tuple[str, ...] = ()
     """Beginnings of the constructor's ValueError messages for unsupported arguments."""
@@ -107,7 +110,9 @@ class Spec:
     Text if the function ``equivariant`` computes them.
     """
     needs: tuple[str, ...] = ()
-    """Inputs besides the feature map: its height and width (``size``), vectors of the ``previous stage``."""
+    """Inputs besides the feature map: its height and width (``size``), vectors of the ``previous stage``, the
+    channels of a concatenation that are the ``skip``'s.
+    """
     published: tuple[PublishedResult, ...] = ()
     timm: str | None = None
     """Name of the closest layer in timm."""
@@ -167,7 +172,14 @@ class Spec:
                     raise UserError(f"{owner}: SPEC has {key} = {value!r}; it must be one of {', '.join(allowed)}")
         if "default" not in spec.position:
             raise UserError(f"{owner}: SPEC's position lacks the key 'default'")
+        if not isinstance(spec.position["default"], str):
+            raise UserError(f"{owner}: SPEC's default position must be one position, got {spec.position['default']!r}")
         return spec
+
+    def positions(self, family: str) -> list[str]:
+        """Return the positions of a host family, a key of ``position``."""
+        position = self.position[family]
+        return [position] if isinstance(position, str) else list(position)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON-serialisable values."""

@@ -30,8 +30,8 @@ def test_a_table(run):
     assert lines[0] == ["site", "parent", "channels", "size", "stage", "calls", "module", "positions"]
     assert lines[1] == ["layer1", "layer1.0", "16", "32×24", "0", "1", "Sequential", "stage"]
     assert lines[4] == ["layer4", "layer4.0", "128", "4×3", "3", "1", "Sequential", "stage"]
-    found = "stage: 4, neck: 0, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0, conv_stem: 1"
-    assert out.splitlines()[-1] == f"4 sites, found with an image of 3×32×24; {found}"
+    found = "stage: 4, decoder: 0, skip: 0, neck: 0, block: 4, residual: 4, conv3x3: 4, activated: 4, expanded: 0"
+    assert out.splitlines()[-1] == f"4 sites, found with an image of 3×32×24; {found}, conv_stem: 1"
 
 
 def test_what_enters_a_module_is_a_row_of_its_own(run):

@@ -21,7 +21,23 @@ def resnet18():
     return host
 
 
+class SmallUNet(nn.Module):
+    """Two levels: the finer map joins the coarser one, upsampled."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.pool = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()), nn.MaxPool2d(2, ceil_mode=True)
+        self.coarse = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU())
+        self.join, self.head = nn.Sequential(nn.Conv2d(40, 16, 3, padding=1), nn.ReLU()), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        s = self.fine(x)
+        u = nn.functional.interpolate(self.coarse(self.pool(s)), s.shape[2:])
+        return self.head(self.join(torch.cat([u, s], 1)))
+
+
 HOSTS = {
+    "unet": SmallUNet,
     "resnet18": resnet18,
     "mobilenet_v2": lambda: MobileNetV2(5, inverted_residual_setting=[[1, 16, 1, 1], [6, 32, 1, 2]]),
 }

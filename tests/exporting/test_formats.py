@@ -25,13 +25,22 @@ from export_samples import (
     run_onnx,
     small_network,
 )
-from saccade import UserError, export, list_mechanisms, plug, plugs, replace, unplug
+from saccade import UserError, export, list_mechanisms, plug, plugs, replace, spec, unplug
 from saccade.contract.randomize import perturb
 from saccade.exporting import LIMIT, OPSET
 from saccade.exporting.formats import _contains_pickle
 
 IN_MOBILENET = list_mechanisms("plug")[::3]
-PAIRS = [("mobilenet_v2" if name in IN_MOBILENET else "resnet18", name) for name in list_mechanisms()]
+
+
+def _kind_of_host(mechanism):
+    if "skip" in spec(mechanism).needs:
+        return "unet"
+    return "mobilenet_v2" if mechanism in IN_MOBILENET else "resnet18"
+
+
+PAIRS = [(_kind_of_host(name), name) for name in list_mechanisms()]
+
 
 ONE_SIZE = {"ge": "kernel is made for maps of", "mhsa": "embeddings are for maps of"}
 """Mechanisms whose weights are for maps of one size, and what is said of another."""

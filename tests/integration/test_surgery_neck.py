@@ -332,7 +332,7 @@ class Changing(nn.Module):
 def test_a_host_without_padding_keeps_its_stages():
     host = _drawn(Cropping)
     found = {site.path: site.size for site in sites_at(inspect_unplugged(host, (3, 252, 220)), "stage")}
-    assert found == {"down.0.3": (248, 216), "up.2.3": (44, 36), "up.1.3": (84, 68), "up.0.3": (164, 132)}
+    assert found == {"down.0.3": (248, 216), "down.1.3": (120, 104), "down.2.3": (56, 48), "down.3.3": (24, 20)}
     assert _at(host, "neck", (3, 252, 220)) == ["up.0"]
 
 

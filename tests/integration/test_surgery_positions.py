@@ -474,8 +474,8 @@ def test_every_position_but_the_papers_is_a_list_of_paths(make):
     structure = inspect_unplugged(make("timm resnet"), SIZE).structure
     sites = {word: len(paths_at(structure, word)) for word in POSITIONS if word != "paper"}
     assert sites == {
-        "stage": 4, "neck": 0, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4, "expanded": 0,
-        "conv_stem": 1,
+        "stage": 4, "decoder": 0, "skip": 0, "neck": 0, "block": 4, "residual": 4, "conv3x3": 4, "activated": 4,
+        "expanded": 0, "conv_stem": 1,
     }  # fmt: skip
     with pytest.raises(ValueError, match="'paper' is not a position"):
         paths_at(structure, "paper")

@@ -13,7 +13,7 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock, ResNet
 from torchvision.models.vgg import VGG, make_layers
 
-from saccade import list_mechanisms
+from saccade import list_mechanisms, spec
 from saccade.contract.randomize import randomize
 from saccade.surgery import plug
 
@@ -91,7 +91,8 @@ PAIRS = [
     for mechanism in list_mechanisms("plug")
     if mechanism == "das"
     or (mechanism == "se" and host.startswith("timm"))
-    or (host == "timm resnet" and mechanism != "simam")  # SimAM has no parameters to train
+    # SimAM has no parameters to train, and a classifier has no skip.
+    or (host == "timm resnet" and mechanism != "simam" and "skip" not in spec(mechanism).needs)
     or (host == "timm densenet" and mechanism in ("bam", "cbam", "gc"))
 ]
 

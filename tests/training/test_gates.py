@@ -42,6 +42,26 @@ def test_gates_are_summed_up_by_hand():
     assert host.training
 
 
+def test_the_factor_of_the_mechanism_itself_is_recorded():
+    host = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+    images = torch.randn(3, 3, 6, 5)
+    saccade.plug(host, "self_attention", where=["1"], input=(3, 6, 5))
+    saccade.replace(host, "self_attention_conv", where=["2"], input=(3, 6, 5))
+    plugged, replaced = saccade.plugs(host)[0].module.mechanism, saccade.replacements(host)[0].module
+    at_rest = {"kind": "context", "mean": 0.0, "std": 0.0, "a": None, "gamma": 0.0}
+    assert plug_statistics(host, images) == {"1": at_rest, "2": at_rest}
+    plugged.gamma.data.fill_(0.5)
+    replaced.gamma.data.fill_(-0.25)
+    found = plug_statistics(host, images)
+    with saccade.record(host) as maps, torch.no_grad():
+        host.eval()(images)
+    assert [found[site]["gamma"] for site in "12"] == [0.5, -0.25]
+    assert [found[site]["mean"] for site in "12"] == pytest.approx([maps[site].abs().mean().item() for site in "12"])
+    saccade.unplug(host)
+    saccade.plug(host, "se", where=["1"], input=(3, 6, 5))
+    assert "gamma" not in plug_statistics(host, images)["1"]
+
+
 class Lit(saccade.bases.Context):
     """Mechanism that adds the mean brightness of each image, times a parameter."""
 

@@ -5,7 +5,8 @@ r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a 
     y = c ⊙ x + s ⊙ x                                ``combine="add"``
     y = max(c ⊙ x, s ⊙ x)                            ``combine="max"``: the larger gate if x ≥ 0, else the smaller
 
-W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch.
+W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch, and so
+do the places in a U-Net: the concatenation with the skip, and the output of each decoder block.
 
 Source: Roy et al., "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks", MICCAI
 2018, arXiv:1803.02579.
@@ -31,7 +32,7 @@ SPEC = {
               "venue": "MICCAI", "year": 2018, "arxiv": "1803.02579"},
     "kind": "gate",
     "evidence": "paper",
-    "position": {"default": "stage"},
+    "position": {"default": "stage", "unet": ["skip", "block in decoder"]},
     "limits": ["channels * rd_ratio must be at least 1"],
     "gate": (0.0, 2.0),
     "equivariant": ["permutation", "flip", "transpose"],

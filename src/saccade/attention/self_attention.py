@@ -7,8 +7,9 @@ r"""Self-attention of SAGAN: a weighted mean of similar pixels is added to each.
     y = γ o + x                    (B, C, H, W), γ initialised to 0        eq. 3
 
 The logits are not scaled; no layer has a bias. Output and gradients equal those of fastai's ``SelfAttention``, whose
-single h replaces the paper's h and v. The authors' code pools f and h by 2×2, computes h with C/2 channels and uses
-spectral normalisation.
+single h replaces the paper's h and v. Paper, authors' code and fastai divide the matrices by their largest singular
+value: ``spectral_norm=True``. The authors' code pools f and h by 2×2 and computes h with C/2 channels. In a U-Net,
+fastai puts it behind the decoder's map at 1/8 of the image's resolution.
 
 Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, arXiv:1805.08318; fastai,
 ``layers.SelfAttention``.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 from saccade.bases import Context, reduced_channels
 from saccade.ops.attention import attention
@@ -32,7 +34,7 @@ SPEC = {
     "kind": "context",
     "evidence": "paper",
     "code": ["fastai/fastai"],
-    "position": {"default": "stage[-3]"},
+    "position": {"default": "stage[-3]", "unet": "decoder[-4]"},
     "limits": ["channels * rd_ratio must be at least 1"],
     "neutral": True,
     "equivariant": ["permutation", "flip", "transpose"],
@@ -49,17 +51,21 @@ class SelfAttention(Context):
     Args:
         channels: C.
         rd_ratio: c/C.
+        spectral_norm: True divides W_f, W_g and W_h by their spectral norms, tracked by power iteration in training.
 
     Raises:
         ValueError: queries and keys would have no channel.
     """
 
-    def __init__(self, channels: int, rd_ratio: float = 1 / 8) -> None:
+    def __init__(self, channels: int, rd_ratio: float = 1 / 8, spectral_norm: bool = False) -> None:
         super().__init__()
         hidden = reduced_channels(channels, rd_ratio)
         self.query = nn.Conv2d(channels, hidden, 1, bias=False)  # W_g
         self.key = nn.Conv2d(channels, hidden, 1, bias=False)  # W_f
         self.value = nn.Conv2d(channels, channels, 1, bias=False)  # W_h
+        if spectral_norm:
+            for layer in (self.query, self.key, self.value):
+                parametrizations.spectral_norm(layer)
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def context(self, x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
     rows = [("name", "year", "kind", "evidence", "position", "title")]
     for name, spec in specs.items():
         year = str(spec.paper.year) if spec.paper else "–"
-        rows.append((name, year, spec.kind, spec.evidence, spec.position["default"], spec.title))
+        rows.append((name, year, spec.kind, spec.evidence, spec.positions("default")[0], spec.title))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -34,8 +34,8 @@ def command(mechanism: str, as_json: bool) -> None:
         "kind": spec.kind,
         "evidence": spec.evidence,
         "equal to code of": "; ".join(spec.code) or "–",
-        "position": ", ".join(f"{position}" + (f" ({host})" if host != "default" else "")
-                              for host, position in spec.position.items()),
+        "position": ", ".join(" and ".join(spec.positions(host)) + (f" ({host})" if host != "default" else "")
+                              for host in spec.position),
         "options": ", ".join(f"{key} (required)" if value is ... else f"{key} = {value}"
                              for key, value in options.items()) or "none",
         "limits": "; ".join(spec.limits) or "none",

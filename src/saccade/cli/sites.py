@@ -15,7 +15,9 @@ __all__ = ["command"]
 
 @click.command("sites")
 @click.argument("model")
-@click.option("--where", help="Show only the sites of a position, such as stage[:-1] or neck, or of a glob of paths.")
+@click.option(
+    "--where", help="Show only the sites of a position, such as stage[:-1] or decoder, or of a glob of paths."
+)
 @click.option("--input", "size", metavar="C,H,W", help="Image size, such as 3,224,224.  [default: the network's own]")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Print the sites as JSON.")
@@ -28,6 +30,8 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
     \b
     Positions for --where:
       stage      last feature map of each stage
+      decoder    last feature map of each resolution on the way up
+      skip       each concatenation of upsampled maps with maps from the way down
       neck       each feature map that a head reads
       block      output of each repeated unit
       residual   output of the residual branch of each unit
@@ -49,7 +53,10 @@ def command(model: str, where: str | None, size: str | None, trust: bool, as_jso
         sites_found = select(inspection, where, Spec(title=model, kind="transform", evidence="reading")).sites
     else:
         input_sites = {
-            site.path: site for site in sites_by_position["activated"] if inspection.sites[site.path] != site
+            site.path: site
+            for position in ("activated", "skip")
+            for site in sites_by_position[position]
+            if inspection.sites[site.path] != site
         }
         sites_found = [
             candidate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 
 from saccade.graph.structure import Structure
 from saccade.graph.trace import Trace
@@ -18,8 +18,10 @@ def conv_stem(structure: Structure) -> list[str]:
     return structure.in_order(_modules_returning(structure, outputs))[:1]
 
 
-def last_spatial(structure: Structure) -> list[str]:
+def last_spatial(structure: Structure, units: Sequence[str] | None = None) -> list[str]:
     """Return the sites of ``conv3x3``: the last spatial convolution on each path through each unit, in order.
+
+    ``units`` replaces the units of the network.
 
     Spatial convolutions have weights, a kernel of more than one pixel and several output channels. The site is the
     output before the norm: the second 3×3 of a basic block, the 3×3 of a bottleneck, the depthwise convolution of
@@ -27,7 +29,7 @@ def last_spatial(structure: Structure) -> list[str]:
     """
     trace = structure.trace
     spatial = {key: conv for key, conv in _weighted_convolutions(trace).items() if conv.is_spatial}
-    branch_ends = _branch_ends(structure)
+    branch_ends = _branch_ends(structure) if units is None else _ends_in(structure, units)
     last_keys = set(spatial)
     if branch_ends:
         last_keys = {
@@ -131,14 +133,27 @@ def _modules_returning(structure: Structure, outputs: Set[tuple[ValueKey, Module
 def _branch_ends(structure: Structure) -> list[tuple[ValueKey, int]]:
     """Return the last value of each path through a unit, with the unit's entry tick."""
     ends = [(branch, unit.entry_tick) for unit, _, branch in structure.residual_branches]
+    return ends + _ends_without_addition(structure, structure.units)
+
+
+def _ends_in(structure: Structure, units: Sequence[str]) -> list[tuple[ValueKey, int]]:
+    """Return what ``_branch_ends`` does, of ``units`` alone."""
+    ends = [
+        (branch, unit.entry_tick)
+        for unit, _, branch in structure.residual_branches
+        if any(is_within(unit, path) for path in units)
+    ]
+    return ends + _ends_without_addition(structure, units)
+
+
+def _ends_without_addition(structure: Structure, units: Sequence[str]) -> list[tuple[ValueKey, int]]:
     units_with_addition = {unit for unit, _, _ in structure.residual_branches}
-    for unit in structure.units:
-        ends += [
-            (call.single_output, call.entry_tick)
-            for call in structure.maps[unit]
-            if call not in units_with_addition and call.single_output
-        ]
-    return ends
+    return [
+        (call.single_output, call.entry_tick)
+        for unit in units
+        for call in structure.maps[unit]
+        if call not in units_with_addition and call.single_output
+    ]
 
 
 def _is_expanded_depthwise(trace: Trace, conv: ConvolutionCall) -> bool:

@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import log, prod
 
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.convolutions import activated, conv_stem, expanded, last_spatial
+from saccade.graph.decoder import after_encoder, decoder, decoder_units, no_decoder_reason, no_skip_reason, skips
 from saccade.graph.neck import neck, no_neck_reason
 from saccade.graph.sites import Inspection, Site
 from saccade.graph.structure import Structure
@@ -19,7 +21,11 @@ from saccade.specs import Spec
 
 __all__ = ["POSITIONS", "ChosenSites", "paths_at", "position_key", "select", "sites_at", "where_items"]
 
-POSITIONS = ("paper", "stage", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem")
+POSITIONS = (
+    "paper", "stage", "decoder", "skip", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem",
+)  # fmt: skip
+_REASONS = {"neck": no_neck_reason, "decoder": no_decoder_reason, "skip": no_skip_reason}
+"""Maps a position to the function that explains why a network lacks it."""
 _FALLBACK = ("residual", "block", "stage")
 _INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
 """Regular expression of an index or slice in brackets."""
@@ -44,8 +50,8 @@ def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> Ch
     Args:
         inspection: the inspected host.
         where: a position (``POSITIONS``), optionally with an index or slice or with ``[first]`` or ``[last]`` of each
-            stage; a path or glob of modules; either restricted to stages (``conv3x3 in stage[-3:]``); or a list of
-            these.
+            stage; a path or glob of modules; either restricted to stages (``conv3x3 in stage[-3:]``) or to a half of
+            the network (``block in decoder``, ``residual in encoder``); or a list of these.
         spec: specification of the mechanism, which names the position that ``paper`` stands for.
 
     Raises:
@@ -89,6 +95,11 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
         sites, chosen_position = _resolve_item(inspection, position, spec)
         chosen = _apply_suffix(_in_stages(sites, stage_index, where), suffix, where)
         return chosen, f"{chosen_position} in stage{stage_index}{suffix}"
+    position, half, index, suffix = _split_half(where)
+    if half:
+        sites, chosen_position = _sites_in_half(inspection, position, half, spec)
+        chosen = _apply_suffix(_on_levels(inspection, sites, index, where), suffix, where)
+        return chosen, f"{chosen_position} in {half}{index}{suffix}"
     position, suffix = _split_suffix(where)
     if position not in POSITIONS:
         # After a glob, [first] and [last] are suffixes, but [0] is a character class.
@@ -100,16 +111,28 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
         sites, chosen_position = _paper_sites(inspection, spec)
         return _apply_suffix(sites, suffix, where), chosen_position + suffix
     sites = sites_at(inspection, position)
-    if not sites and position == "neck":
-        raise UserError(f"{_host_name(inspection)} has no site at {position!r}: {no_neck_reason(inspection.structure)}")
     if not sites:
-        raise UserError(f"{_host_name(inspection)} has no site at {position!r}. Its sites: {_candidates(inspection)}.")
+        raise _no_site(inspection, position)
     return _apply_suffix(sites, suffix, where), where
 
 
+def _no_site(inspection: Inspection, position: str) -> UserError:
+    reason = _REASONS.get(position)
+    if reason is not None:
+        return UserError(f"{_host_name(inspection)} has no site at {position!r}: {reason(inspection.structure)}")
+    return UserError(f"{_host_name(inspection)} has no site at {position!r}. Its sites: {_candidates(inspection)}.")
+
+
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
-    """Return the sites and name of the paper's position, or of the first fallback in the host."""
-    paper_position = spec.position[position_key(inspection.structure.trace.host, spec)]
+    """Return the sites and name of the paper's positions, or of their fallbacks in the host."""
+    positions = spec.positions(position_key(inspection.structure.trace.host, spec))
+    chosen = [_paper_position_sites(inspection, position, spec) for position in positions]
+    return [site for sites, _ in chosen for site in sites], ", ".join(position for _, position in chosen)
+
+
+def _paper_position_sites(inspection: Inspection, paper_position: str, spec: Spec) -> tuple[list[Site], str]:
+    if _split_half(paper_position)[1]:
+        return _resolve_item(inspection, paper_position, spec)
     base, stage_index, _ = _split_stages(paper_position)
     position, suffix = _split_suffix(base)
     fallbacks = _FALLBACK[_FALLBACK.index(position) + 1 :] if position in _FALLBACK else _FALLBACK
@@ -117,6 +140,8 @@ def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
         sites = sites_at(inspection, chosen_position) if chosen_position in POSITIONS else []
         if sites:
             break
+        if chosen_position == "skip":
+            raise _no_site(inspection, chosen_position)
     else:
         raise UserError(
             f"{_host_name(inspection)} has no site at {paper_position!r}, where the paper of {spec.title} puts it, "
@@ -152,6 +177,60 @@ def _in_stages(sites: list[Site], stage_index: str, where: str) -> list[Site]:
     return [site for site in sites if any(site.stage == chosen_site.stage for chosen_site in chosen)]
 
 
+def _split_half(where: str) -> tuple[str, str, str, str]:
+    """Split ``block in decoder[1:][-1]`` into position, half of the network, index of the levels and suffix."""
+    match = re.fullmatch(rf"(.+?) in (?:(encoder)|(decoder)({_INDEX})?)({_INDEX}|\[(?:first|last)\])?", where.strip())
+    return (match[1], match[2] or match[3], match[4] or "", match[5] or "") if match else (where, "", "", "")
+
+
+def _on_levels(inspection: Inspection, sites: list[Site], index: str, where: str) -> list[Site]:
+    """Return the sites at the resolutions of the decoder that ``index`` selects."""
+    if not index:
+        return sites
+    levels = sites_at(inspection, "decoder")
+    sizes = {level.size for level in _apply_suffix(levels, index, where)}
+    chosen = [
+        site for site in sites
+        if min(levels, key=lambda level: abs(log(prod(level.size) / prod(site.size)))).size in sizes
+    ]  # fmt: skip
+    if not chosen:
+        raise UserError(f"{where!r} leaves none of {len(sites)} sites: {', '.join(site.path for site in sites)}")
+    return chosen
+
+
+def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec) -> tuple[list[Site], str]:
+    """Return the sites of ``position`` before or after the encoder's end, and the position.
+
+    In a decoder, ``block`` and ``conv3x3`` find the repeated units of the decoder, with or without a shortcut; without
+    units ``block`` finds the maps of ``decoder``.
+
+    Raises:
+        UserError: there are none.
+    """
+    structure = inspection.structure
+    if not decoder(structure):
+        raise UserError(f"{_host_name(inspection)} has no {half}: {no_decoder_reason(structure)}")
+    paths = set(after_encoder(structure))
+    if half == "decoder" and position in ("block", "conv3x3"):
+        units = decoder_units(structure)
+        convolutions = last_spatial(structure, units) if units else []
+        found = (units or decoder(structure)) if position == "block" else convolutions
+        sites, chosen_position = [inspection.sites[path] for path in found if path in inspection.sites], position
+    else:
+        sites, chosen_position = _resolve_item(inspection, position, spec)
+    end = max((structure.maps[stage][0].exit_tick for stage in structure.stages), default=0)
+    chosen = [
+        site for site in sites
+        if (site.path in paths if half == "decoder" else structure.maps[site.path][0].exit_tick <= end)
+    ]  # fmt: skip
+    if not chosen:
+        raise UserError(
+            f"{_host_name(inspection)} has no site at {position!r} in its {half}. Its sites there: "
+            f"{_candidates(inspection, [p for p in inspection.sites if (p in paths) == (half == 'decoder')])}."
+        )
+    return chosen, chosen_position
+
+
 def _split_suffix(where: str) -> tuple[str, str]:
     """Split a position from its suffix."""
     match = re.fullmatch(rf"(\w+)({_INDEX}|\[(?:first|last)\])?", where)
@@ -185,6 +264,10 @@ def paths_at(structure: Structure, position: str) -> list[str]:
     match position:
         case "stage":
             return structure.stages
+        case "decoder":
+            return decoder(structure)
+        case "skip":
+            return [skip.path for skip in skips(structure)]
         case "neck":
             return neck(structure)
         case "block":
@@ -210,9 +293,14 @@ def sites_at(inspection: Inspection, position: str) -> list[Site]:
             "no module of %s returns the residual branch: nothing can be plugged there",
             ", ".join(path or type(structure.trace.host).__name__ for path in structure.units_without_end),
         )
-    if position == "activated":
-        locations = [(path, is_input) for path, is_input in activated(structure) if path in inspection.sites]
-        return [inspection.input_site(path) if is_input else inspection.sites[path] for path, is_input in locations]
+    if position in ("activated", "skip"):
+        skip_locations = [(skip.path, skip.is_input) for skip in skips(structure)]
+        locations = activated(structure) if position == "activated" else skip_locations
+        return [
+            inspection.input_site(path) if is_input else inspection.sites[path]
+            for path, is_input in locations
+            if path in inspection.sites
+        ]
     return [inspection.sites[path] for path in paths_at(structure, position) if path in inspection.sites]
 
 
@@ -235,8 +323,8 @@ def _module_sites(inspection: Inspection, where: str) -> list[Site]:
     return sites
 
 
-def _candidates(inspection: Inspection) -> str:
-    paths = list(inspection.sites)
+def _candidates(inspection: Inspection, paths: Sequence[str] | None = None) -> str:
+    paths = list(inspection.sites) if paths is None else paths
     rest = f" and {len(paths) - 40} more" if len(paths) > 40 else ""
     return ", ".join(paths[:40]) + rest
 

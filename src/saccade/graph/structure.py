@@ -19,7 +19,7 @@ from saccade.graph.trace import Trace
 from saccade.graph.values import Addition, ModuleCall, Value, ValueKey, is_within
 from saccade.parent_class import base_class
 
-__all__ = ["Structure", "declared_features"]
+__all__ = ["Structure", "declared_features", "is_container"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHILD_ACCESSORS = {"children", "named_children", "_modules"}
@@ -119,7 +119,7 @@ class Structure:
         units_with_addition = {call.path for call, _, _ in self.residual_branches}
         units = {
             path for path in (*units_with_addition, *self._modules_like(units_with_addition)) if path in self.maps
-        } or self._repeated_modules()
+        } or self.repeated_modules(self.maps)
         return self.in_order(units)
 
     @cached_property
@@ -127,7 +127,7 @@ class Structure:
         """Modules that end the stages, in order: as the host declares, else the last module before each halving.
 
         Modules before the first unit are the stem; if there are units, every stage holds one of them. Prediction maps
-        do not end a stage.
+        and finer maps computed from the coarsest stage, as in a decoder, do not end a stage.
         """
         first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
         declared_ends = [
@@ -138,10 +138,16 @@ class Structure:
             return [
                 path for path in declared_ends if path is not None and self.maps[path][0].exit_tick >= first_unit_exit
             ]
-        last_by_level: dict[int, str] = {}
-        for path in self.in_order(self.maps):
-            if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path)):
-                last_by_level[self._level(path)] = path
+        ends = [
+            path for path in self.in_order(self.maps)
+            if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path))
+        ]  # fmt: skip
+        levels = {path: self._level(path) for path in ends}
+        coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)
+        after_coarsest = self.descendants(self._outputs(coarsest)) if coarsest is not None else set()
+        way_up = {path for path in ends if levels[path] < max(levels.values()) and after_coarsest & self._outputs(path)}
+        after_way_up = self.descendants({key for path in way_up for key in self._outputs(path)})
+        last_by_level = {levels[path]: path for path in ends if not after_way_up & self._outputs(path)}
         return self.in_order(last_by_level.values())
 
     @cached_property
@@ -151,6 +157,23 @@ class Structure:
         units = [path for path in (*units_with_addition, *self._modules_like(units_with_addition)) if path in self.maps]
         return Heads(self.trace, self.maps, [call for path in units for call in self.maps[path]])
 
+    def repeated_modules(self, paths: Iterable[str]) -> set[str]:
+        """Return the innermost modules of ``paths`` of a repeated class, with two layers that return maps, else one."""
+        modules = {
+            path: self.maps[path][0].module
+            for path in paths
+            if type(self.maps[path][0].module) not in _CONTAINERS and self._children(self.maps[path][0].module)
+        }
+        counts = Counter(map(base_class, modules.values()))
+        for min_layers in (2, 1):
+            candidates = {
+                p for p, m in modules.items() if counts[base_class(m)] > 1 and self._count_map_layers(p) >= min_layers
+            }
+            innermost = {p for p in candidates if not any(other.startswith(p + ".") for other in candidates)}
+            if innermost:
+                return innermost
+        return set()
+
     def producer(self, keys: Collection[ValueKey | None]) -> str | None:
         """Return the last module whose calls all computed one of ``keys``, or None."""
         producers = [
@@ -159,6 +182,14 @@ class Structure:
             if all(call.single_output in keys and not self._returns_input(call) for call in calls)
         ]
         return max(producers, key=lambda path: self.maps[path][0].exit_tick, default=None)
+
+    def descendants(self, keys: Collection[ValueKey | None]) -> set[ValueKey | None]:
+        """Return ``keys`` and all values computed from them."""
+        descendants = set(keys)
+        for key, value in self.trace.values.items():
+            if not descendants.isdisjoint(value.parents):
+                descendants.add(key)
+        return descendants
 
     def in_order(self, paths: Iterable[str]) -> list[str]:
         """Sort module paths by order of execution."""
@@ -188,14 +219,14 @@ class Structure:
         to the map's only reader.
         """
         calls = self.maps[path]
-        if not _is_container(calls[0].module):
+        if not is_container(calls[0].module):
             return path, False
         outputs = [call.single_output for call in calls]
         inner_calls = [
             path_calls[-1]
             for inner_path, path_calls in self.maps.items()
             if inner_path.startswith(path + ".")
-            and not _is_container(path_calls[0].module)
+            and not is_container(path_calls[0].module)
             and [c.single_output for c in path_calls] == outputs
         ]
         if inner_calls:
@@ -207,7 +238,7 @@ class Structure:
         ):
             if (
                 reader_path
-                and not _is_container(reader_calls[0].module)
+                and not is_container(reader_calls[0].module)
                 and [c.first_input for c in reader_calls] == outputs
                 and reader_calls[0].entry_tick > calls[0].exit_tick
                 and all(is_within(user, reader_path) for key in outputs if key for user in self.trace.values[key].users)
@@ -313,22 +344,6 @@ class Structure:
             and (base_class(module) in classes or (_path_pattern(path) in patterns and self._count_layers(module) >= 2))
         ]
 
-    def _repeated_modules(self) -> set[str]:
-        modules = {
-            path: calls[0].module
-            for path, calls in self.maps.items()
-            if type(calls[0].module) not in _CONTAINERS and self._children(calls[0].module)
-        }
-        counts = Counter(map(base_class, modules.values()))
-        for min_layers in (2, 1):
-            candidates = {
-                p for p, m in modules.items() if counts[base_class(m)] > 1 and self._count_map_layers(p) >= min_layers
-            }
-            innermost = {p for p in candidates if not any(other.startswith(p + ".") for other in candidates)}
-            if innermost:
-                return innermost
-        return set()
-
     def _count_map_layers(self, path: str) -> int:
         """Return the number of inner layers that return maps; those of channel gates do not."""
         return sum(
@@ -362,7 +377,7 @@ class Structure:
         return any(self._level(p) == level for p in convolutions)
 
 
-def _is_container(module: nn.Module) -> bool:
+def is_container(module: nn.Module) -> bool:
     """Return True for containers: modules that run all their children in turn."""
     code = getattr(base_class(module).forward, "__code__", None)
     return isinstance(module, _CONTAINERS) or (code is not None and not _CHILD_ACCESSORS.isdisjoint(code.co_names))

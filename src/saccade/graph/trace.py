@@ -31,6 +31,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "bmm"}
 _ADDS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _CONVOLUTIONS = {"conv2d", "deform_conv2d"}
+_CONCATENATIONS = {"cat", "concat", "concatenate"}
 _ACTIVATIONS = ("elu", "silu", "mish", "swish")
 """Parts of the names of activations used between layers; sigmoid, tanh and softmax may also end a network."""
 
@@ -46,6 +47,8 @@ class Trace:
         self.additions: list[Addition] = []
         self.convolutions: dict[ValueKey, ConvolutionCall] = {}
         """Maps the key of an output to its convolution."""
+        self.concatenations: dict[ValueKey, tuple[ValueKey, ...]] = {}
+        """Maps the key of maps concatenated along the channels to the keys of its parts, in order."""
         self.activation_inputs: set[ValueKey] = set()
         """Keys of the values that entered an activation such as a ReLU."""
         self.image_size: tuple[int, int] | None = None
@@ -144,6 +147,12 @@ class Trace:
                 self._stack[-1],
             )
 
+    def record_concatenation(self, parts: Sequence[ValueKey], output: Tensor) -> None:
+        """Record that maps (B, C, H, W) were concatenated along the channels."""
+        known_parts = tuple(key for key in map(self._resolve, parts) if key is not None)
+        if len(known_parts) == len(parts) and not (self._stack and self.is_hidden(self._stack[-1].module)):
+            self.concatenations[self.key_of(output)] = known_parts
+
     def enter_module(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Record the start of a module call."""
         first_input = self.key_of(args[0]) if args and isinstance(args[0], Tensor) else None
@@ -215,6 +224,11 @@ class _FunctionRecorder(TorchFunctionMode):
                 self.trace.record_addition(keys[0], keys[1])
             if name in _CONVOLUTIONS and len(inputs) > 1 and isinstance(output, Tensor):
                 self.trace.record_convolution(inputs[0], inputs[1], output)
+            if name in _CONCATENATIONS and isinstance(output, Tensor) and output.ndim == 4:
+                dim = kwargs.get("dim", kwargs.get("axis", args[1] if len(args) > 1 else 0))
+                if dim in (1, -3):
+                    tensors = args[0] if args else kwargs["tensors"]
+                    self.trace.record_concatenation([self.trace.key_of(t) for t in tensors_in(tensors)], output)
             if any(activation in name for activation in _ACTIVATIONS):
                 self.trace.record_activation(keys)
             for tensor in outputs:

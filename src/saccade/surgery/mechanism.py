@@ -12,12 +12,14 @@ from torch import nn
 from saccade import catalog
 from saccade.bases import Convolution
 from saccade.errors import UserError, did_you_mean
+from saccade.graph.decoder import no_skip_reason, skips
 from saccade.graph.sites import Site
+from saccade.graph.structure import Structure
 from saccade.specs import Spec
 
 __all__ = [
     "BuiltModule", "Mechanism", "MechanismBuilder", "kernel_keeping_class", "options_per_site", "previous_parents",
-    "starts_neutral",
+    "skip_options", "starts_neutral",
 ]  # fmt: skip
 
 MechanismBuilder = Callable[..., nn.Module]
@@ -73,6 +75,11 @@ class Mechanism:
     def reads_previous_stage(self) -> bool:
         """Return True if the mechanism reads channel descriptors of the previous stage's plugs."""
         return "previous stage" in self.spec.needs
+
+    @property
+    def reads_skip(self) -> bool:
+        """Return True if the mechanism needs the channels of a concatenation's skip, as its option ``skip``."""
+        return "skip" in self.spec.needs
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise UserError if an option is unknown or, for a mechanism given by name, has an invalid value."""
@@ -182,3 +189,29 @@ def previous_parents(
             )
         parents.append(candidates if n_previous is None else candidates[len(candidates) - n_previous :])
     return parents
+
+
+def skip_options(
+    mechanism: Mechanism, structure: Structure, sites: list[Site], options_list: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the options of each site, with the channels of its skip as ``skip`` if the mechanism needs them.
+
+    Raises:
+        UserError: a site is no concatenation with a skip and no ``skip`` is given, or another ``skip`` is given.
+    """
+    if not mechanism.reads_skip:
+        return options_list
+    channels = {(skip.path, skip.is_input): skip.channels for skip in skips(structure)}
+    new_options = []
+    for site, options in zip(sites, options_list, strict=True):
+        traced, given = channels.get((site.path, site.entering)), options.get("skip")
+        if traced is None and given is None:
+            reason = "" if channels else f"; {no_skip_reason(structure)}"
+            raise UserError(
+                f"at {site.path}: {mechanism.name} needs a concatenation of upsampled maps with maps from the way "
+                f"down, as where='skip' finds them{reason}"
+            )
+        if traced is not None and given is not None and tuple(given) != traced:
+            raise UserError(f"at {site.path}: skip={tuple(given)}, but the skip has the channels {traced}")
+        new_options.append(options | {"skip": given if traced is None else traced})
+    return new_options

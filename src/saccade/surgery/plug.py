@@ -21,6 +21,7 @@ from saccade.surgery.mechanism import (
     kernel_keeping_class,
     options_per_site,
     previous_parents,
+    skip_options,
     starts_neutral,
 )
 from saccade.surgery.plug_module import Plug
@@ -51,16 +52,17 @@ def plug(
     Args:
         host: any network.
         mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
-        where: ``paper``, ``stage``, ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's
-            last convolution), ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a
-            suffix (an index, a slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of
-            modules; or a list of these.
+        where: ``paper``, ``stage``, ``decoder`` (each resolution on the way up), ``skip`` (what joins it from the way
+            down), ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's last convolution),
+            ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a suffix (an index, a
+            slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of modules; or a list of
+            these.
         start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
             finite; ``paper``: the mechanism's own initialisation, without the trainable factor ``a`` of :class:`Plug`.
         input: as for :func:`sites`.
         options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
-            ``size`` (H, W) defaults to the size of each site's map, ``previous`` to the number of sites in the previous
-            stage; a smaller number selects the last of those sites.
+            ``size`` (H, W) defaults to the size of each site's map, ``skip`` to the skip's channels, ``previous`` to
+            the number of sites in the previous stage; a smaller number selects the last of those sites.
 
     Returns:
         ``host``.
@@ -109,6 +111,7 @@ def insert_plugs(
     inspection = inspect_unplugged(host, input)
     selection = select(inspection, where, mechanism.spec)
     options_list = options_per_site(mechanism, options, selection.sites)
+    options_list = skip_options(mechanism, inspection.structure, selection.sites, options_list)
     parents_per_site = previous_parents(mechanism, selection.sites, options_list)
     new_plugs: list[Plug] = []
 

@@ -86,8 +86,8 @@ def replace(
         mechanism: catalogue name, ``package.module:Class``, or a callable that takes the channels and, by name,
             ``out_channels``, ``kernel_size``, ``stride``, ``padding``, ``dilation``, ``groups`` and ``bias``.
         where: ``paper``; ``conv3x3``, the last spatial convolution of each unit; ``conv_stem``, the first convolution;
-            each optionally followed by an index or slice (``[1:]``) and a stage filter (``' in stage[-3:]'``); a path
-            or glob of convolutions; or a list of these.
+            each optionally followed by an index or slice (``[1:]``) and a filter (``' in stage[-3:]'``, ``' in
+            decoder'``); a path or glob of convolutions; or a list of these.
         start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to rounding;
             ``paper``: the mechanism's own initialisation.
         input: as for :func:`sites`.
@@ -244,11 +244,11 @@ def _select_entry(
     """Yield (site, position) of the convolutions that one entry of ``where`` selects."""
     position = entry.strip()
     if re.match(r"paper\b", position):
-        paper_position = mechanism.spec.position[position_key(host, mechanism.spec)]
+        (paper_position,) = mechanism.spec.positions(position_key(host, mechanism.spec))
         if not paper_position.startswith(_CONVOLUTION_POSITIONS):
             paper_position = "conv3x3"
         position = paper_position + position.removeprefix("paper")
-    base = position.partition(" in stage[")[0]
+    base = re.split(r" in (?:stage\[|encoder|decoder)", position)[0]
     name = base.partition("[")[0]
     if name in POSITIONS and name not in _CONVOLUTION_POSITIONS:
         raise UserError(

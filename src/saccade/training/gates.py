@@ -35,7 +35,8 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
     The site of a replaced convolution is its path, or, if a plug has that site, the path of the mechanism inside. Each
-    value has ``a`` (the plug's factor, or None), ``kind``, and the ``mean`` and ``std`` over all elements and images:
+    value has ``a`` (the plug's factor, or None), ``gamma`` if the mechanism has such a factor of its own, ``kind``, and
+    the ``mean`` and ``std`` over all elements and images:
 
     * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
     * ``context``: of |a c|, the absolute value of the added context.
@@ -47,7 +48,7 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
     replaced = {
         f"{row.convolution}.{CHILD}" if row.convolution in plug_sites else row.convolution: row
         for row in replacements(network)
-        if isinstance(row.module, Convolution)
+        if isinstance(row.module, Convolution) or _gamma(row.module) is not None
     }
     if not rows and not replaced:
         return {}
@@ -76,6 +77,7 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
                 make_hook(site), prepend=True, with_kwargs=True
             )
             for site, row in replaced.items()
+            if isinstance(row.module, Convolution)
         ]
         network(images)
     statistics = {}
@@ -93,8 +95,15 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
             kind = "gate" if is_gate else "context"
         else:
             values, kind = torch.cat(changes[row.site]), "change"
-        statistics[row.site] = _summary(kind, values, mixing_weight)
-    return statistics | {site: _summary("change", torch.cat(changes[site]), None) for site in replaced}
+        statistics[row.site] = _summary(kind, values, mixing_weight, _gamma(unshuffled(plug.mechanism)))
+    for site, replacement in replaced.items():
+        gamma = _gamma(replacement.module)
+        if isinstance(replacement.module, Convolution):
+            kind, values = "change", torch.cat(changes[site])
+        else:
+            kind, values = "context", torch.cat([m.float().flatten().abs() for m in _as_list(maps[site])])
+        statistics[site] = _summary(kind, values, None, gamma)
+    return statistics
 
 
 def constant_plugs(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, str]:
@@ -158,9 +167,18 @@ def _as_list(recorded: Tensor | list[Tensor]) -> list[Tensor]:
     return recorded if isinstance(recorded, list) else [recorded]
 
 
-def _summary(kind: str, values: Tensor, mixing_weight: float | None) -> dict[str, Any]:
+def _gamma(mechanism: nn.Module) -> float | None:
+    """Return the factor ``gamma`` with which the mechanism adds its context, or None."""
+    gamma = getattr(mechanism, "gamma", None)
+    if not isinstance(gamma, nn.Parameter) or gamma.numel() != 1 or not hasattr(mechanism, "tap"):
+        return None
+    return _number(gamma.detach())
+
+
+def _summary(kind: str, values: Tensor, mixing_weight: float | None, gamma: float | None) -> dict[str, Any]:
     std, mean = torch.std_mean(values, correction=0)
-    return {"kind": kind, "mean": _number(mean), "std": _number(std), "a": mixing_weight}
+    row = {"kind": kind, "mean": _number(mean), "std": _number(std), "a": mixing_weight}
+    return row if gamma is None else row | {"gamma": gamma}
 
 
 def _number(value: Tensor) -> float | None:
