@@ -4,7 +4,7 @@ import functools
 import logging
 
 import pytest
-from torch.onnx._internal._lazy_import import onnxscript_apis
+from torch.onnx._internal._lazy_import import onnxscript_apis  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True, scope="session")
