@@ -357,3 +357,8 @@ def test_published_augmentations_are_recipes():
     recipe = Recipe().with_overrides({"data.augment": ["flip", "crop", "autoaugment"], "model.options": options})
     assert recipe.data.augment[-1] == "autoaugment"
     assert recipe.model.options == options
+
+
+def test_precision_may_be_written_as_a_number():
+    assert Recipe().with_overrides(["training.precision=32"]).training.precision == "32"
+    assert Recipe.read({"training": {"precision": 32}}).training.precision == "32"

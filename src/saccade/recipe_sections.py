@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from saccade.controls import ControlName
-from saccade.recipe_values import ChannelMeans, ChannelStds, FreezeMode, PlainTable, Size, Text, Texts
+from saccade.recipe_values import ChannelMeans, ChannelStds, FreezeMode, PlainTable, Precision, Size, Text, Texts
 
 __all__ = [
     "MAX_EPOCHS", "MAX_SEED", "Attention", "Data", "Model", "Phase", "RecipeBase", "TaskSection", "Training",
@@ -99,8 +99,9 @@ class TaskSection(RecipeBase):
     metric: Text | None = None
     """Metric by which arms are compared. Default: the first metric of the task."""
     class_weights: Literal["balanced"] | None = None
-    """Weights of the classes in the loss. ``balanced``: ``classify`` weights class k by N / (K · Nₖ), for Nₖ of N
-    training images in K classes; ``multilabel`` weights positives by negatives / positives. Default: no weights."""
+    """Weights of the classes in the loss. ``balanced``: ``classify`` and ``segment`` weight class k by N / (K · Nₖ),
+    for Nₖ of N training images or pixels in K classes; ``multilabel`` weights positives by negatives / positives.
+    Default: no weights."""
 
 
 class Model(RecipeBase):
@@ -227,7 +228,7 @@ class Training(RecipeBase):
     loggers: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Additional loggers of losses, learning rates and scores; they do not change the result. ``tensorboard`` writes
     into the run folder; ``wandb`` reads its environment variables, such as WANDB_PROJECT and WANDB_MODE."""
-    precision: Literal["32", "bf16", "auto"] = "32"
+    precision: Precision = "32"
     """Precision: ``32`` for float32, ``bf16`` for autocast to bfloat16, ``auto`` for the faster of the two."""
     memory_format: Literal["contiguous", "channels_last", "auto"] = "contiguous"
     """Memory format of weights and feature maps; ``auto`` takes the faster of the two. Results differ by rounding."""

@@ -10,7 +10,17 @@ from pydantic_core import PydanticCustomError
 
 from saccade.errors import did_you_mean
 
-__all__ = ["ChannelMeans", "ChannelStds", "FreezeMode", "PlainTable", "Size", "Text", "Texts", "short_repr"]
+__all__ = [
+    "ChannelMeans",
+    "ChannelStds",
+    "FreezeMode",
+    "PlainTable",
+    "Precision",
+    "Size",
+    "Text",
+    "Texts",
+    "short_repr",
+]
 
 _SIDE_LIMITS = (8, 2048)
 """Smallest and largest side of an image, in pixels."""
@@ -54,6 +64,12 @@ Text = Annotated[str, AfterValidator(_check_text)]
 """Text without NUL that UTF-8 can encode."""
 Texts = Annotated[str | tuple[str, ...], AfterValidator(_check_texts)]
 """Text, or a tuple of texts."""
+
+
+Precision = Annotated[
+    Literal["32", "bf16", "auto"], BeforeValidator(lambda value: "32" if type(value) is int and value == 32 else value)
+]
+"""Precision of a training; the number 32 is accepted, because TOML and ``key=value`` tell it from the text."""
 
 
 def _to_plain_values(value: Any, key: str = "", depth: int = 0) -> Any:

@@ -232,7 +232,9 @@ def test_a_backbone_has_no_neck(name):
 
 def test_an_unknown_position_names_the_neck(make):
     assert "neck" in POSITIONS
-    with pytest.raises(UserError, match=r"Did you mean 'neck'.*The positions: paper, stage, decoder, skip, neck, block"):
+    with pytest.raises(
+        UserError, match=r"Did you mean 'neck'.*The positions: paper, stage, decoder, skip, neck, block"
+    ):
         _at(make("timm resnet"), "nekc")
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_data_config
 from timm.models import get_pretrained_cfg
 
+from saccade.contract.randomize import perturb
 from saccade.errors import UserError
 from saccade.models import _host, create_host, find_weight_settings
 from saccade.recipe import Model
@@ -99,6 +100,19 @@ def test_a_checkpoint_without_a_head_leaves_it_random(saved, caplog):
         again = create_host(Model(checkpoint=str(path)), 3, 1)
     assert "has no head" in caplog.text
     torch.testing.assert_close(again.layer4[0].conv2.weight, net.layer4[0].conv2.weight, rtol=0, atol=0)
+
+
+def test_weights_for_colour_images_are_summed_for_grey_ones(tmp_path, caplog):
+    colour = perturb(create_host(Model(), 3, 3))
+    save_file(colour.state_dict(), tmp_path / "colour.safetensors")
+    with caplog.at_level(logging.WARNING, "saccade"):
+        grey = create_host(Model(checkpoint=str(tmp_path / "colour.safetensors")), 3, 1).eval()
+    assert "conv1.weight is for three channels; they are summed for grey images" in caplog.text
+    images = torch.randn(2, 1, 24, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(grey(images), colour.eval()(images.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+        coloured = torch.cat([images, images, -images], 1)  # the twin: other channels, another answer
+        assert (grey(images) - colour(coloured)).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("what", ["missing", "misspelt", "corrupt", "cut", "folder", "foreign", "half", "other stem"])

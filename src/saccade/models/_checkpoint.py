@@ -161,6 +161,7 @@ def _load(
         UserError: the weights are of another network.
     """
     state: dict[str, Tensor] = host.state_dict()
+    weights = _sum_input_channels(weights, state, path)
     heads = [{key for key in state if key.startswith(f"{path}.")} for path in sorted(head_paths(host))]
     head_keys = {key for head in heads for key in head}
     optional_keys = {key for key in state if key.rpartition(".")[0] in optional_modules}
@@ -195,6 +196,29 @@ def _load(
     modules = {key.rpartition(".")[0] for key in head_mismatches}
     random_keys = set(missing_keys) | {key for key in head_keys if key.rpartition(".")[0] in modules}
     host.load_state_dict({key: value if key in random_keys else weights[key] for key, value in state.items()})
+
+
+def _sum_input_channels(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
+    """Return ``weights`` with the first convolution summed over three channels, if ``state`` has one channel there.
+
+    The sum over the channels gives the output for an image with three equal channels.
+    """
+    keys = [
+        key
+        for key, value in state.items()
+        if value.ndim == 4 and key in weights and _input_channels(weights[key], value) == (3, 1)
+    ]
+    if len(keys) != 1:
+        return weights
+    (key,) = keys
+    _log.warning("%s: %s is for three channels; they are summed for grey images", path, key)
+    return {**weights, key: weights[key].sum(1, keepdim=True)}
+
+
+def _input_channels(saved: Tensor, built: Tensor) -> tuple[int, int] | None:
+    """Return the input channels of two kernels (O, C, k, k), or None if they differ in more than these."""
+    same_elsewhere = saved.ndim == 4 and saved.shape[:1] + saved.shape[2:] == built.shape[:1] + built.shape[2:]
+    return (saved.shape[1], built.shape[1]) if same_elsewhere else None
 
 
 def _siblings(path: Path) -> list[str]:

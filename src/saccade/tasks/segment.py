@@ -88,6 +88,23 @@ class Segment(Task):
         Metric(name="pixel accuracy", score=_accuracy, **_PERCENT),
     )
 
+    has_class_weights = True
+
+    @cached_property
+    def _class_weights(self) -> Tensor | None:
+        """Weight of each class (K,), N / (K · Nₖ) for N labelled training pixels; None without weights."""
+        if self.recipe.task.class_weights is None:
+            return None
+        counts = self._train_counts.clamp(min=1)
+        return (counts.sum() / (len(counts) * counts)).float()
+
+    @cached_property
+    def _train_counts(self) -> Tensor:
+        """Labelled pixels (K,) of each class in all training masks."""
+        masks = (self.data.train.target(i) for i in range(len(self.data.train)))
+        counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
+        return counts[: len(self.data.classes)]
+
     def _dense_model(self, model: Model) -> Model:
         """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
         if is_dense(model.name):
@@ -111,7 +128,7 @@ class Segment(Task):
         logits = network(images).float()
         smoothing = self.recipe.training.label_smoothing
         return {
-            "cross-entropy": _cross_entropy(logits, targets, smoothing),
+            "cross-entropy": _cross_entropy(logits, targets, smoothing, self._class_weights),
             "Dice": _dice_loss(logits, targets),
         }
 
@@ -135,9 +152,7 @@ class Segment(Task):
         return {**counts, "scored": scored.repeat(len(counts["tp"]), 1)}
 
     def trivial_baseline(self) -> tuple[str, Rows]:
-        masks = (self.data.train.target(i) for i in range(len(self.data.train)))
-        train_counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
-        most_frequent = int(train_counts[:VOID].argmax())
+        most_frequent = int(self._train_counts.argmax())
         rows = _constant_rows(self._test_counts, most_frequent)
         return f"{self.data.classes[most_frequent]} everywhere", self._with_scored(rows)
 
@@ -169,11 +184,18 @@ class Segment(Task):
         return Image.fromarray(palette[mask.numpy()])
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Return the mean over the labelled pixels of logits (B, K, H, W) and targets (B, H, W); 0 without any."""
-    total = F.cross_entropy(logits, targets, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
+def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, class_weights: Tensor | None) -> Tensor:
+    """Return the mean over the labelled pixels of logits (B, K, H, W) and targets (B, H, W); 0 without any.
+
+    With ``class_weights`` (K,) each pixel counts by the weight of its class, as in PyTorch's mean.
+    """
+    weights = None if class_weights is None else class_weights.to(logits.device)
+    total = F.cross_entropy(logits, targets, weights, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
+    is_labelled = targets != VOID
     # PyTorch's mean reduction is NaN if every pixel of the batch is void.
-    return total / (targets != VOID).sum().clamp(min=1)
+    if weights is None:
+        return total / is_labelled.sum().clamp(min=1)
+    return total / weights[targets[is_labelled]].sum().clamp(min=weights.min())
 
 
 def _dice_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -89,11 +89,13 @@ class SiteGates:
         kind: a key of ``_KINDS``.
         rows_by_seed: maps a seed to its (epoch, mean, standard deviation) rows.
         final_a: maps a seed to the factor ``a`` of a neutral plug after the last epoch; else to None.
+        final_gamma: maps a seed to the mechanism's own factor γ after the last epoch; empty without one.
     """
 
     kind: str
     rows_by_seed: dict[int, list[tuple[int, float, float]]] = field(default_factory=dict)
     final_a: dict[int, float | None] = field(default_factory=dict)
+    final_gamma: dict[int, float] = field(default_factory=dict)
 
     @property
     def mean_a(self) -> float | None:
@@ -110,11 +112,12 @@ class SiteGates:
 
     @property
     def summary(self) -> str:
-        """First mean, last mean with its standard deviation, and ``a``, as text."""
+        """First mean, last mean with its standard deviation, ``a`` and γ, as text."""
         first = fmean(rows[0][1] for rows in self.rows_by_seed.values())
         last, spread = (fmean(rows[-1][i] for rows in self.rows_by_seed.values()) for i in (1, 2))
         a_text = "" if self.mean_a is None else f", a = {format_signed(self.mean_a)}"
-        return f"{format_number(first)} → {format_number(last)} ± {format_number(spread)}{a_text}"
+        gamma_text = f", γ = {format_signed(fmean(self.final_gamma.values()))}" if self.final_gamma else ""
+        return f"{format_number(first)} → {format_number(last)} ± {format_number(spread)}{a_text}{gamma_text}"
 
 
 def _sites_by_name(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, SiteGates]:
@@ -127,6 +130,8 @@ def _sites_by_name(runs: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str,
                 if gate["mean"] is not None and gate["std"] is not None:
                     site.rows_by_seed.setdefault(seed, []).append((row["epoch"], gate["mean"], gate["std"]))
                 site.final_a[seed] = gate["a"]
+                if gate.get("gamma") is not None:
+                    site.final_gamma[seed] = gate["gamma"]
     return {name: site for name, site in sites.items() if site.rows_by_seed}
 
 
