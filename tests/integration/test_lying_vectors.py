@@ -151,6 +151,9 @@ REFUSED = {
         rows("image,label,phase,dataset", "ab", ["train", "test"], ["train", "val"]),
         "labels.csv has 2 columns that may be the split: phase, dataset. Set data.options.split = 'phase'",
     ),
+    "another split": (
+        rows("image,label,phase", "ab", ["train", "train", "test", "dev"]), "line 5 of labels.csv has 'dev' in the col",
+    ),
     "a label beside flags": (
         rows("image,a,b,target", *AB, "01"), "labels.csv has the column 'target' and 2 columns of 0 and 1 (a, b); eith",
     ),
@@ -249,7 +252,7 @@ def test_a_column_of_split_names_is_the_split(root, header):
     write(root, rows(f"image,label,{header}", "ab", ["Train", "train", "train", "train", "TEST", "test", "val", "val"]))
     split = open_data(Data(source=str(root)), "label")
     assert (len(split.train), len(split.test), len(split.val)) == (4, 2, 2)
-    write(root, rows(f"image,label,{header}", "ab", ["train", "train", "train", "other", "test", "test", "val", "val"]))
+    write(root, rows(f"image,label,{header}", "ab", ["train", "x", "y", "z"]))
     assert "held back" in open_data(Data(source=str(root)), "label").description  # the twin
     write(root, rows(f"image,label,{header}", "ab", ["train", "test"]))
     split = open_data(Data(source=str(root), options={"split": False}), "label")

@@ -213,9 +213,10 @@ def _is_split_flag(table: TableFile, name: str) -> bool:
 
 
 def _split_values(values: Sequence[str]) -> set[str]:
-    """Return the distinct values in lower case if all are names of splits or blank, else an empty set."""
-    distinct = {value.lower() for value in values} - set(EMPTY_VALUES)
-    return distinct if distinct <= _SPLIT_WORDS else set()
+    """Return the names of splits in ``values``, in lower case, if at least half of the values are such names."""
+    counts = Counter(value.lower() for value in values)
+    names = counts.keys() & _SPLIT_WORDS
+    return names if 2 * sum(counts[name] for name in names) >= len(values) else set()
 
 
 def _find_labels(table: TableFile, unassigned: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
