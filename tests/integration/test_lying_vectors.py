@@ -155,7 +155,7 @@ REFUSED = {
         rows("image,label,phase", "ab", ["train", "train", "test", "dev"]), "line 5 of labels.csv has 'dev' in the col",
     ),
     "a label beside flags": (
-        rows("image,a,b,target", *AB, "01"), "labels.csv has the column 'target' and 2 columns of 0 and 1 (a, b); eith",
+        rows("image,a,b,target", *AB, "01"), "labels.csv has the column 'target' and 2 columns of 0 and 1 (a, b)",
     ),
     "names beside flags": (
         rows("image,a,b,name", *AB, ["Ann", "Ben"]), "labels.csv has the column 'name' and 2 columns of 0 and 1 (a, b)",
