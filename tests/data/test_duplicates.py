@@ -106,3 +106,14 @@ def test_only_candidates_are_read_again(photos, monkeypatch):
     shutil.copy(photos / "train/cat/0.bmp", photos / "test/cat/x.bmp")
     open_data(Data(source=str(photos)), "label")
     assert len(read) == 2
+
+
+def test_images_with_other_sets_of_labels_are_counted(photos):
+    paths = {"train": [[photos / "train/cat/0.bmp", photos / "train/cat/1.bmp", photos / "train/cat/2.bmp"]]}
+    contents = dict.fromkeys(paths["train"][0], (486, 7))
+    shutil.copy(paths["train"][0][0], paths["train"][0][1])
+    labels = {"0": [0, 1], "1": [1], "2": []}
+    found = duplicates.find_duplicates(paths, contents, lambda path: labels[path.stem])
+    assert [[path.stem for path in pair] for pair in found.conflicting] == [["0", "1"]]
+    assert "1 images have the bytes of an image with other labels" in found.sentences(photos)[0]
+    assert duplicates.find_duplicates(paths, contents, lambda path: [1]).conflicting == []  # the twin

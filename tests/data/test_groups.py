@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from saccade.data import layouts, open_data
-from saccade.data.groups import groups_in_two_splits, hold_back_groups
+from saccade.data.groups import folder_groups, group_key, group_name_notes, groups_in_two_splits, hold_back_groups
 from saccade.data.selection import select_files
 from saccade.data.survey import SplitFiles
 from saccade.errors import UserError
@@ -150,3 +150,24 @@ def test_the_selection_without_groups_is_unchanged(tmp_path):
     chosen = select_files(Data(source=str(root)), layouts.get("csv").survey(root))
     held = [int(path.stem) for path in chosen.files("test")]
     assert held == [6, 10, 12, 20, 30, 38, 40, 74, 86, 88, 11, 13, 15, 17, 57, 77, 87, 93, 95, 97]
+
+
+def test_spellings_of_one_group_have_one_key():
+    assert {group_key(name) for name in ("7", "7.0", "007", "7.00")} == {"7"}
+    assert group_key("p  1") == group_key("p 1") != group_key("p1")
+    assert len({group_key(name) for name in ("7", "70", "7.5", "-7", "p7", "P7", "0")}) == 7
+
+
+def test_groups_that_differ_in_case_are_noted():
+    assert group_name_notes(["p1", "p2", "P3"]) == []
+    (note,) = group_name_notes(["p1", "P1", "p2", "P2", "P1"])
+    assert "'P1' and 'p1' differ in capital letters only and are kept apart; so do 1 other pairs" in note
+
+
+def test_folders_of_patients():
+    root = Path("/patient1/set")
+    paths = [root / f"train/{folder}/study1/view{i}.jpg" for folder in ("patient00001", "sub-02") for i in range(2)]
+    assert list(folder_groups(paths, root).values()) == ["patient00001", "patient00001", "sub-02", "sub-02"]
+    assert folder_groups([*paths, root / "train/x/1.jpg"], root) == {}
+    assert folder_groups(paths[::2], root) == {}  # an image each
+    assert folder_groups([], root) == {}

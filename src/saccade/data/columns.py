@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from saccade.data.records import TableFile
+from saccade.data.records import TableFile, TableRow
+from saccade.data.survey import SPLIT_NAMES
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 
 __all__ = [
     "EMPTY_VALUES", "FLAG_VALUES", "NO_LABEL_NAMES", "Columns", "UnclearError", "find_columns", "find_image_column",
-    "has_box_columns",
+    "find_second_image_column", "has_box_columns",
 ]  # fmt: skip
 
 # Known column names, as _normalise returns them; earlier names take precedence.
@@ -31,6 +32,7 @@ _PLURAL_NAMES = ("labels", "classes", "categories", "tags", "findinglabels")
 _SPLIT_NAMES = ("split", "subset", "partition", "part", "set")
 _GROUP_NAMES = (
     *("group", "groupid", "patient", "patientid", "subject", "subjectid", "lesion", "lesionid", "scene", "sceneid"),
+    *("case", "caseid"),
 )
 _OTHER_NAMES = (
     *("age", "sex", "gender", "view", "viewposition", "width", "height", "index", "fold", "url", "source", "license"),
@@ -42,11 +44,17 @@ _BOX_NAMES += [{"boundingbox"}, {"x", "y", "width", "height"}, {"roix1", "roiy1"
 _BOX_NAMES += [{"bboxx", "y", "w", "h"}]  # "Bbox [x,y,w,h]" of ChestX-ray14, split at its commas
 _BOX_NAMES += [{"encodedpixels"}, {"imageid", "rle"}]
 
-EMPTY_VALUES = ("", "nan", "null")
+_SPLIT_WORDS = {word for words in SPLIT_NAMES.values() for word in words}
+_WORDS = "|".join(sorted(_SPLIT_WORDS))
+_SPLIT_FLAG = re.compile(rf"(is|in)({_WORDS})(set|image)?|({_WORDS})set|training|testing|test|val|validation")
+"""Names of 0/1 columns that hold a split; ``train`` may be a label."""
+
+EMPTY_VALUES = ("", "nan", "null", "na", "n/a", "<na>")
 """Lower-case cell values that count as missing."""
 NO_LABEL_NAMES = ("no finding", "no findings", "none", "nothing")
 """Lower-case labels that mean that the image has no label."""
-FLAG_VALUES = {"1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
+FLAG_VALUES = {"1": 1, "0": 0, "true": 1, "false": 0, "yes": 1, "no": 0}
+FLAG_VALUES |= {f"{value}.{'0' * digits}": value for value in (0, 1) for digits in range(1, 7)}
 """Maps lower-case cell values of a 0/1 column to 0 or 1."""
 _DELIMITED_NAMES = {"findinglabels": "|"}
 """Maps the name of a column of ChestX-ray14 to its separator, for tables in which no cell has two labels."""
@@ -70,6 +78,7 @@ class Columns:
         split: column of the splits, or None.
         group: column of the groups, or None.
         by: column that scores are divided by, or None.
+        notes: sentences on columns that were chosen or left out by their values.
     """
 
     image: str
@@ -79,6 +88,7 @@ class Columns:
     split: str | None = None
     group: str | None = None
     by: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def has_box_columns(header: Sequence[str]) -> bool:
@@ -115,6 +125,28 @@ def find_image_column(table: TableFile, is_image_name: Callable[[str], bool]) ->
     return None
 
 
+def find_second_image_column(
+    table: TableFile, image: str, is_image_name: Callable[[str], bool]
+) -> tuple[str, TableRow] | None:
+    """Return another column that names images, and a row in which it names another than ``image``; or None."""
+    rows = list(islice(table.rows, _SAMPLE_ROWS))
+    is_known = _normalise(image) in _IMAGE_NAMES
+    for name in table.header:
+        if name == image or (is_known and _normalise(name) not in _IMAGE_NAMES):
+            continue
+        if all(_is_number(row.text(name)) for row in rows) or not all(is_image_name(row.text(name)) for row in rows):
+            continue
+        if row := next((row for row in rows if _image_stem(row.text(name)) != _image_stem(row.text(image))), None):
+            return name, row
+    return None
+
+
+def _image_stem(text: str) -> str:
+    """Return the name of an image without folders and extension."""
+    name = text.replace("\\", "/").rpartition("/")[2]
+    return name.rpartition(".")[0] or name
+
+
 def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?\d*\.?\d*", text) is not None
 
@@ -125,29 +157,102 @@ def find_columns(table: TableFile, image: str, options: Mapping[str, Any]) -> Co
     Raises:
         UserError: an option names a missing column, or no column or several columns may be the label.
     """
-    split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
-    group = _optional_column(table, options, "group", _GROUP_NAMES, {image, split})
+    split = _find_split(table, image, options)
+    two_valued = {name for name in table.header if _normalise(name) in _GROUP_NAMES and _is_binary(table.column(name))}
+    group = _optional_column(table, options, "group", _GROUP_NAMES, {image, split, *two_valued})
     by = _optional_column(table, options, "by", (), ())
     unassigned = [name for name in table.header if name not in (image, split, group, by)]
+    notes = [
+        f"the column {brief(name)!r} of {brief(table.file_name)} holds 0 and 1 only and is not read as the group; "
+        f"data.options.group = {brief(name)!r} reads it"
+        for name in two_valued - {group, by}
+        if group is None and options.get("group") is not False
+    ]
     if "labels" in options:
         names = _named_columns(table, str(options["labels"]))
         if len(names) > 1:
-            return Columns(image, names, "flags", "", split, group, by)
+            return Columns(image, names, "flags", "", split, group, by, tuple(notes))
     else:
-        label = next(
-            (name for known_name in _LABEL_NAMES for name in unassigned if _normalise(name) == known_name), None
-        )
-        flags = [name for name in unassigned if _normalise(name) not in _OTHER_NAMES and _is_flags(table.column(name))]
-        not_labels = (*_OTHER_NAMES, *_IMAGE_NAMES, *_GROUP_NAMES, *_SPLIT_NAMES)
-        candidates = [name for name in unassigned if _normalise(name) not in not_labels]
-        if label is None and len(flags) > 1:
-            return Columns(image, tuple(flags), "flags", "", split, group, by)
-        if label is None and len(candidates) != 1:
-            raise _label_column_error(table, candidates)
-        names = (label or candidates[0],)
+        names, ignored = _find_labels(table, unassigned)
+        if len(names) > 1:
+            notes.append(_flags_note(table, names, ignored))
+            return Columns(image, names, "flags", "", split, group, by, tuple(notes))
     delimiter_option = options.get("delimiter")
     delimiter = _find_delimiter(table, names[0]) if delimiter_option is None else str(delimiter_option)
-    return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group, by)
+    return Columns(image, names, "delimited" if delimiter else "label", delimiter, split, group, by, tuple(notes))
+
+
+def _find_split(table: TableFile, image: str, options: Mapping[str, Any]) -> str | None:
+    """Return the column of the split: set by the option, or found by name or values.
+
+    Raises:
+        UnclearError: several columns hold names of splits, or a 0/1 column is called as a split.
+    """
+    split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
+    if split is not None or options.get("split") is False:
+        return split
+    named_labels = [name.strip() for name in str(options.get("labels", "")).split(",")]
+    assigned = {image, options.get("group"), options.get("by"), *named_labels}
+    unassigned = [name for name in table.header if name not in assigned]
+    names = [name for name in unassigned if len(_split_values(table.column(name))) > 1]
+    if not names and (flag := next((name for name in unassigned if _is_split_flag(table, name)), None)):
+        raise UnclearError(
+            f"the 0/1 column {brief(flag)!r} of {brief(table.file_name)} may be the split. Write a column split with "
+            "train and test; data.options.split = false ignores it"
+        )
+    if len(names) > 1:
+        raise UnclearError(
+            f"{brief(table.file_name)} has {len(names)} columns that may be the split: {_join_names(names)}. "
+            f"Set data.options.split = {brief(names[0], 40)!r}"
+        )
+    return names[0] if names else None
+
+
+def _is_split_flag(table: TableFile, name: str) -> bool:
+    return _SPLIT_FLAG.fullmatch(_normalise(name)) is not None and _is_binary(table.column(name))
+
+
+def _split_values(values: Sequence[str]) -> set[str]:
+    """Return the names of splits in ``values``, in lower case, if at least half of the values are such names."""
+    counts = Counter(value.lower() for value in values)
+    names = counts.keys() & _SPLIT_WORDS
+    return names if 2 * sum(counts[name] for name in names) >= len(values) else set()
+
+
+def _find_labels(table: TableFile, unassigned: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the columns of labels, and those left out for their values.
+
+    Raises:
+        UserError: no column, or more than one choice of columns, may be the labels.
+    """
+    unassigned = [name for name in unassigned if not _is_split_flag(table, name)]
+    label = next((name for known_name in _LABEL_NAMES for name in unassigned if _normalise(name) == known_name), None)
+    flags = [name for name in unassigned if _normalise(name) not in _OTHER_NAMES and _is_flags(table.column(name))]
+    not_labels = (*_OTHER_NAMES, *_IMAGE_NAMES, *_GROUP_NAMES, *_SPLIT_NAMES)
+    candidates = [name for name in unassigned if _normalise(name) not in not_labels]
+    candidates = [name for name in candidates if not _split_values(table.column(name))]
+    if label is None:
+        if len(flags) > 1:
+            return tuple(flags), [name for name in candidates if name not in flags]
+        if len(candidates) != 1:
+            raise _label_column_error(table, candidates)
+        return (candidates[0],), []
+    flags = [name for name in flags if name != label]
+    if len(flags) > 1:
+        raise UnclearError(
+            f"{brief(table.file_name)} has the column {brief(label)!r} and {len(flags)} columns of 0 and 1 "
+            f"({_join_names(flags)}); either may be the labels. Set data.options.labels = {brief(label, 40)!r}, or "
+            "name several 0/1 columns, separated by commas"
+        )
+    return (label,), []
+
+
+def _flags_note(table: TableFile, flags: Sequence[str], ignored: Sequence[str]) -> str:
+    note = f"the labels are the {len(flags)} columns of 0 and 1 in {brief(table.file_name)}: {_join_names(flags, 20)}; "
+    note += "data.options.labels = 'one,other' names others"
+    if ignored:
+        note += f". Not read, because their values are not 0 and 1: {_join_names(ignored)}"
+    return note
 
 
 def _label_column_error(table: TableFile, candidates: Sequence[str]) -> UserError:
@@ -204,6 +309,12 @@ def _is_flags(values: Sequence[str]) -> bool:
     return n_flags > 0 and (only_flags or 2 * n_flags >= len(values))
 
 
+def _is_binary(values: Sequence[str]) -> bool:
+    """Return True if every value is a flag or blank, and one is a flag."""
+    distinct = {value.lower() for value in values} - set(EMPTY_VALUES)
+    return bool(distinct) and distinct <= FLAG_VALUES.keys()
+
+
 def _find_delimiter(table: TableFile, column: str) -> str:
     """Return the separator of the labels in a cell; empty if each cell is one label.
 
@@ -213,16 +324,17 @@ def _find_delimiter(table: TableFile, column: str) -> str:
     values = {row.text(column) for row in table.rows}
     if any(not isinstance(row.cells[column], str) for row in table.rows):
         return ","  # TableRow.text joins lists by commas
-    if (known := _DELIMITED_NAMES.get(_normalise(column))) is not None:
-        return known
     for delimiter in _DELIMITERS:
         if any(delimiter in value for value in values):
             return delimiter
+    known = _DELIMITED_NAMES.get(_normalise(column), "")
     for delimiter in _PLURAL_COLUMN_DELIMITERS if _normalise(column) in _PLURAL_NAMES else ():
+        if known and delimiter == " ":  # No Finding is one label
+            continue
         labels = {label.strip() for value in values for label in value.split(delimiter)}
         if any(delimiter in value for value in values) and len(labels - {""}) < len(values - {""}):
             return delimiter
-    return ""
+    return known
 
 
 def _join_names(names: Sequence[str], limit: int = 8) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from saccade.escaping import brief
 
@@ -22,11 +22,13 @@ class Duplicates:
         leaked: (training image, test image) pairs, one per test image that is also a training image.
         conflicting: (first file, other file) pairs whose labels differ, one per other file.
         n_test: number of test images.
+        are_vectors: True if images have several labels, False if one class.
     """
 
     leaked: list[tuple[Path, Path]] = field(default_factory=list)
     conflicting: list[tuple[Path, Path]] = field(default_factory=list)
     n_test: int = 0
+    are_vectors: bool = False
 
     def counts(self) -> dict[str, int]:
         """Return the number of pairs of each kind."""
@@ -41,21 +43,25 @@ class Duplicates:
                 f"{_examples(self.leaked, root)}. The score counts what was memorised; remove them from one split."
             )
         if self.conflicting:
+            of_another = "with other labels" if self.are_vectors else "of another class"
+            are_right = "set of labels is" if self.are_vectors else "label is"
             sentences.append(
-                f"{len(self.conflicting)} images have the bytes of an image of another class: "
-                f"{_examples(self.conflicting, root)}. At most one label is right."
+                f"{len(self.conflicting)} images have the bytes of an image {of_another}: "
+                f"{_examples(self.conflicting, root)}. At most one {are_right} right."
             )
         return sentences
 
 
 class _LabelledFile(NamedTuple):
     split: str
-    label: int
+    label: Any
     path: Path
 
 
 def find_duplicates(
-    splits: Mapping[str, Sequence[Sequence[Path]]], contents: Mapping[Path, tuple[int, int]]
+    splits: Mapping[str, Sequence[Sequence[Path]]],
+    contents: Mapping[Path, tuple[int, int]],
+    labels_of: Callable[[Path], Any] | None = None,
 ) -> Duplicates:
     """Find byte-identical files in ``splits``.
 
@@ -64,9 +70,10 @@ def find_duplicates(
     Args:
         splits: Maps ``train`` and ``test`` to the files of each class.
         contents: Maps each file to its length in bytes and its CRC-32; other files are skipped.
+        labels_of: returns the labels of a file with several; None if the class is the label.
     """
     files = [
-        _LabelledFile(split, label, path)
+        _LabelledFile(split, label if labels_of is None else labels_of(path), path)
         for split, classes in splits.items()
         for label, paths in enumerate(classes)
         for path in paths
@@ -79,7 +86,7 @@ def find_duplicates(
         train_file = next((file for file in identical_files if file.split == "train"), None)
         leaked += [(train_file.path, file.path) for file in identical_files if train_file and file.split == "test"]
         conflicting += [(first.path, file.path) for file in identical_files if file.label != first.label]
-    return Duplicates(leaked, conflicting, sum(file.split == "test" for file in files))
+    return Duplicates(leaked, conflicting, sum(file.split == "test" for file in files), labels_of is not None)
 
 
 def _group_by_bytes(files: Iterable[_LabelledFile]) -> list[list[_LabelledFile]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,37 @@ from saccade.escaping import brief
 _MIN_GAIN = 1e-9
 """Smallest gain for which a group is moved; it exceeds float rounding, so that the search terminates."""
 
-__all__ = ["groups_in_two_splits", "hold_back_groups"]
+__all__ = ["GROUP_FOLDER", "folder_groups", "group_key", "group_name_notes", "groups_in_two_splits", "hold_back_groups"]
+
+GROUP_FOLDER = re.compile(r"(patient|subject|sub|case|participant)[ _-]?\d+", re.IGNORECASE)
+"""Names of folders of one group, as in CheXpert and BIDS."""
+
+
+def group_key(name: str) -> str:
+    """Return ``name`` without repeated spaces, leading zeros and ``.0``."""
+    text = " ".join(name.split())
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", text)
+    return number[1] if number else text
+
+
+def group_name_notes(groups: Iterable[str]) -> list[str]:
+    """Return one note if names of ``groups`` differ in capital letters only."""
+    by_key = defaultdict[str, list[str]](list)
+    for group in sorted(set(groups)):
+        by_key[group.casefold()].append(group)
+    similar = [names for names in by_key.values() if len(names) > 1]
+    if not similar:
+        return []
+    pair = " and ".join(repr(brief(name)) for name in similar[0])
+    return [
+        f"the groups {pair} differ in capital letters only and are kept apart; so do {len(similar) - 1} other pairs"
+    ]
+
+
+def folder_groups(paths: Iterable[Path], root: Path) -> dict[Path, str]:
+    """Map each image to its first folder such as ``patient00001``; return {} if one has none, or no two share one."""
+    groups = {path: next(filter(GROUP_FOLDER.fullmatch, path.parts[len(root.parts) : -1]), "") for path in paths}
+    return {} if "" in groups.values() or len(set(groups.values())) == len(groups) else groups
 
 
 def groups_in_two_splits(splits: Iterable[SplitFiles], groups: Mapping[Path, str]) -> list[str]:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from saccade.data.columns import EMPTY_VALUES, FLAG_VALUES, NO_LABEL_NAMES, Columns
+from saccade.data.groups import group_key
 from saccade.data.image_index import ImageIndex
+from saccade.data.label_names import near_name_notes, separator_notes, separator_problems
 from saccade.data.records import TableFile, TableRow
 from saccade.data.rows import RowImages, quote_value, read_row_splits
 from saccade.data.split_lists import SplitLists
 from saccade.escaping import brief
 
 __all__ = ["ImageTable", "LabelledImage", "TableLabels", "read_table_labels"]
+
+_NO_LABEL_OR_DEVICE = (*NO_LABEL_NAMES, "support devices")
+"""Lower-case 0/1 columns that may be 1 beside ``No Finding``, as in CheXpert."""
 
 
 class ImageTable(NamedTuple):
@@ -87,7 +92,8 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
         options: ``data.options`` of the recipe.
     """
     result, n_repeated, n_trimmed = TableLabels(), 0, 0
-    unlabelled_rows, label_names, images = list[str](), dict[str, None](), RowImages(index)
+    unlabelled_rows, blank_rows, images = list[str](), list[str](), RowImages(index)
+    label_names, text_names, group_names = dict[str, None](), dict[str, None](), dict[str, str]()
     for split, split_name, records, columns, folder, lists in tables:
         result.problems += records.problems
         reader = _LabelReader(columns, options)
@@ -97,6 +103,7 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
         for row in records.rows:
             where = records.location(row)
             group = row.text(columns.group) if columns.group else ""
+            group = group_names.setdefault(group_key(group), group)
             labels = reader.read(row)
             path = images.find(row, columns.image, folder, where)
             if columns.group and group.lower() in EMPTY_VALUES:
@@ -108,11 +115,15 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
                 continue
             n_trimmed += columns.form != "flags" and columns.labels[0] in row.trimmed
             label_names |= dict.fromkeys(labels)
+            cell = row.cells[columns.labels[0]]
+            if columns.form != "flags" and isinstance(cell, str):
+                text_names |= dict.fromkeys(labels)
             by = _read_by(row, columns)
             image = LabelledImage(labels, *row_splits.get(row.line, (split, split_name)), group, where, by)
             earlier = result.images.setdefault(path, image)
             if earlier is image:
                 unlabelled_rows += [where] * (not labels)
+                blank_rows += [where] * (columns.form == "delimited" and str(cell).lower() in EMPTY_VALUES)
             elif replace(image, where=earlier.where) == earlier:
                 n_repeated += 1
             else:
@@ -121,6 +132,15 @@ def read_table_labels(tables: Sequence[ImageTable], index: ImageIndex, options: 
     flag_columns = [label for table in tables for label in table.columns.labels if table.columns.form == "flags"]
     result.classes = list(dict.fromkeys(flag_columns)) or sorted(label_names, key=_numeric_key)
     result.notes += _notes(result, n_repeated, unlabelled_rows, n_trimmed)
+    if blank_rows:
+        result.notes.append(
+            f"{len(blank_rows)} of them have a blank in the column of labels ({blank_rows[0]} is the first), which is "
+            "read as no label; data.options.labels names another column"
+        )
+    if "delimiter" not in options:
+        result.problems += separator_problems(text_names)
+        are_several = any(table.columns.form == "delimited" for table in tables)
+        result.notes += separator_notes(text_names, are_several)
     return result
 
 
@@ -140,11 +160,12 @@ class _LabelReader:
         column = self.columns.labels[0]
         value = row.cells[column]
         if self.columns.form == "label":
-            text = row.text(column)
+            text = unicodedata.normalize("NFC", row.text(column))
             is_empty = text.lower() in EMPTY_VALUES
             return f"has an empty label in the column {brief(column)!r}" if is_empty else (text,)
         names = value.split(self.columns.delimiter) if isinstance(value, str) else value
-        labels = dict.fromkeys(name.strip() for name in names if name.strip().lower() not in EMPTY_VALUES)
+        names = [unicodedata.normalize("NFC", name.strip()) for name in names]
+        labels = dict.fromkeys(name for name in names if name.lower() not in EMPTY_VALUES)
         no_label_names = [name for name in labels if name.lower() in NO_LABEL_NAMES]
         if no_label_names and len(labels) > len(no_label_names):
             n_others = len(labels) - len(no_label_names)
@@ -160,6 +181,11 @@ class _LabelReader:
                 return f"has {quote_value(value)} in the column {brief(column)!r}; {_flag_advice(value)}"
             if flag:
                 labels.append(column)
+        names = {label: label.replace("_", " ").lower() for label in labels}
+        no_labels = [label for label, name in names.items() if name in NO_LABEL_NAMES]
+        others = [label for label, name in names.items() if name not in _NO_LABEL_OR_DEVICE]
+        if no_labels and others:
+            return f"has 1 in the column {brief(no_labels[0])!r} and in {brief(others[0])!r}; remove one or the other"
         return tuple(labels)
 
 
@@ -202,11 +228,7 @@ def _notes(result: TableLabels, n_repeated: int, unlabelled_rows: Sequence[str],
         notes.append(f"{len(unlabelled_rows)} images have none of the labels ({unlabelled_rows[0]} is the first)")
     if n_trimmed:
         notes.append(f"{n_trimmed} labels have spaces around them, which are removed")
-    counts = Counter(name.casefold() for name in result.classes)
-    for folded_name, count in counts.items():
-        if count > 1:
-            names = [repr(brief(name)) for name in result.classes if name.casefold() == folded_name]
-            notes.append(f"the labels {' and '.join(names)} differ in capital letters only and are kept apart")
+    notes += near_name_notes(result.classes)
     return notes
 
 

@@ -171,3 +171,8 @@ def test_each_lie_is_refused_by_name(tmp_path, lie):
     with pytest.raises(UserError) as caught:
         opened(tmp_path)
     assert said in str(caught.value)
+
+
+def test_flags_beside_the_label_are_not_the_label(tmp_path):
+    fill(tmp_path, [{"label": "ab"[i % 2], "flash": i % 2, "indoor": i // 3} for i in range(6)])
+    assert opened(tmp_path).classes == ["a", "b"]

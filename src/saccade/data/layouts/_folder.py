@@ -18,6 +18,7 @@ from saccade.data.resizing import DEFAULT_SIZE, Frame, common_square, swaps_side
 from saccade.data.selection import Selection, join_sentences, select_files
 from saccade.data.sheet import Cell, evenly_spaced
 from saccade.data.survey import Survey, find_folder, no_source_error
+from saccade.data.vectors import LabelVectors
 from saccade.errors import UserError, did_you_mean
 from saccade.escaping import brief
 from saccade.events import Notify
@@ -223,7 +224,7 @@ class FolderLayout(Layout):
                 for path in selection.files(split)
             ),
             left_out=left_out_counts,
-            cautions=_duplicates(selection, opened.contents).sentences(survey.root),
+            cautions=_duplicates(selection, opened.contents, target_source).sentences(survey.root),
         )
 
     @final
@@ -255,7 +256,7 @@ class FolderLayout(Layout):
             try:
                 selection = select_files(spec, survey)
                 selected, val = set(selection.all_files), set(selection.files("val"))
-                duplicates = _duplicates(selection, content_digests)
+                duplicates = _duplicates(selection, content_digests, target_source)
                 remaining = selection.without(bad_files if spec.skip_bad else bad_files.keys() & val)
             except UserError as error:
                 errors.append(str(error))
@@ -339,9 +340,10 @@ def _description(
     )
 
 
-def _duplicates(selection: Selection, content_digests: dict[Path, tuple[int, int]]) -> Duplicates:
+def _duplicates(selection: Selection, digests: dict[Path, tuple[int, int]], targets: TargetSource) -> Duplicates:
     """Return the duplicates among the training and test images."""
-    return find_duplicates({split: selection.splits[split] for split in ("train", "test")}, content_digests)
+    labels_of = targets.fingerprint_entry if isinstance(targets, LabelVectors) else None
+    return find_duplicates({split: selection.splits[split] for split in ("train", "test")}, digests, labels_of)
 
 
 def _path_size_mtime(path: Path) -> tuple[str, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
 
 from saccade.data.columns import UnclearError
+from saccade.data.groups import folder_groups, group_name_notes
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import ImageTable, LabelledImage, TableLabels, read_table_labels
 from saccade.data.labels import ClassLabels, TargetSource
@@ -26,6 +28,13 @@ __all__ = ["FolderTables", "TableLayout"]
 
 _MAX_VALUES = 20
 """Largest number of values that are scored one by one; each adds a column to the report."""
+_MAX_FOLDERS = 3
+"""Number of folders that a sentence names."""
+_SPLIT_FOLDER = re.compile(
+    r"(?:(?:images?|imgs?)[ _-]?)?(" + "|".join(word for words in SPLIT_NAMES.values() for word in words) + ")"
+    r"(?:[ _-]?(?:images?|imgs?|set|data))?",
+    re.IGNORECASE,
+)
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -122,14 +131,21 @@ class TableLayout(FolderLayout):
         elif all(are_binary):
             notes.append(f"each image has exactly one of {len(labelling.classes)} labels; they are read as classes")
         notes += [sentence for table in folder_tables.tables if (sentence := _delimiter_note(table))]
+        notes += dict.fromkeys(sentence for table in folder_tables.tables for sentence in table.columns.notes)
         groups = {path: row.group for path, row in labelling.images.items() if row.group}
         problems += _group_problems(folder_tables.tables)
         if groups:
             column = next(table.columns.group for table in folder_tables.tables if table.columns.group)
             notes.append(f"images are in {len(set(groups.values()))} groups, by the column {column!r}")
+            notes += group_name_notes(groups.values())
+        elif options.get("group") is not False and (groups := folder_groups(labelling.images, root)):
+            notes.append(
+                f"images are in {len(set(groups.values()))} groups, by folders such as "
+                f"{brief(next(iter(groups.values())))!r}; data.options.group = false treats images as unrelated"
+            )
         by = _by_column(folder_tables.tables, labelling, problems, notes)
         if options.get("split") is not False:
-            labelling.images |= _assign_by_folder(labelling, root)
+            labelling.images |= _assign_by_folder(labelling, root, notes)
         if n_unlisted := len(set(folder_tables.images.files) - labelling.images.keys()):
             notes.append(f"{n_unlisted} images are in no row and are not used")
         splits = _group_by_split(labelling, by_class=labels_of is None)
@@ -164,22 +180,33 @@ class TableLayout(FolderLayout):
         return ClassLabels(survey)
 
 
-def _assign_by_folder(labelling: TableLabels, root: Path) -> dict[Path, LabelledImage]:
-    """Return the images, assigned to splits by their top-level folders.
+def _assign_by_folder(labelling: TableLabels, root: Path, notes: list[str]) -> dict[Path, LabelledImage]:
+    """Return the images, assigned to splits by their first folder such as ``train`` or ``test_images``.
 
-    An empty dict is returned if a row names a split, an image is in no split folder, or train or any other split is
-    missing.
+    An empty dict is returned if a row names a split, an image is in no split folder (noted), or train or any other
+    split is missing.
     """
     split_of = {word: split for split, words in SPLIT_NAMES.items() for word in words}
     if any(row.split_name for row in labelling.images.values()):
         return {}
-    top_folders = {path: path.parts[len(root.parts)] for path in labelling.images}
-    splits = {split_of.get(folder.lower(), "") for folder in top_folders.values()}
-    if "" in splits or not {"train"} < splits:
+    matches = {
+        path: next(filter(None, map(_SPLIT_FOLDER.fullmatch, path.parts[len(root.parts) : -1])), None)
+        for path in labelling.images
+    }
+    splits = {path: split_of[match[1].lower()] for path, match in matches.items() if match}
+    if not {"train"} < set(splits.values()):
+        return {}
+    if n_others := len(matches) - len(splits):
+        names = " and ".join(sorted({repr(brief(match[0])) for match in matches.values() if match})[:_MAX_FOLDERS])
+        notes.append(
+            f"{len(splits)} images are in the folders {names}, which are not used as splits, because {n_others} images "
+            "are in no such folder; write a column split with train and test"
+        )
         return {}
     return {
-        path: replace(row, split=split_of[top_folders[path].lower()], split_name=top_folders[path])
-        for path, row in labelling.images.items()
+        path: replace(labelling.images[path], split=splits[path], split_name=match[0])
+        for path, match in matches.items()
+        if match
     }
 
 

@@ -36,7 +36,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, final
 
-from saccade.data.columns import Columns, UnclearError, find_columns, find_image_column, has_box_columns
+from saccade.data.columns import (
+    Columns,
+    UnclearError,
+    find_columns,
+    find_image_column,
+    find_second_image_column,
+    has_box_columns,
+)
+from saccade.data.groups import GROUP_FOLDER
 from saccade.data.image_index import ImageIndex
 from saccade.data.labelling import ImageTable
 from saccade.data.layouts._table import FolderTables, TableLayout
@@ -73,7 +81,9 @@ class Csv(TableLayout):
         if "test" in split_names and not _names_in(class_root) & _names_in(root / split_names["test"]):
             return None
         folders = self._labelled_folders(root, class_root)
-        classes = [name for name in folders if name and not _NOT_A_CLASS.search(name)]
+        classes = [
+            name for name in folders if name and not _NOT_A_CLASS.search(name) and not GROUP_FOLDER.fullmatch(name)
+        ]
         if "" in folders or not classes:
             return None
         return (
@@ -231,7 +241,7 @@ def _find_image_column(table: TableFile, folder: Path, index: ImageIndex, option
     """Return the column that names images.
 
     Raises:
-        UserError: the option ``image`` is not a column, or no column names an image.
+        UserError: the option ``image`` is not a column, no column names an image, or two name different ones.
     """
     if (option := options.get("image")) is not None:
         if option not in table.header:
@@ -248,5 +258,12 @@ def _find_image_column(table: TableFile, folder: Path, index: ImageIndex, option
         raise _NoImageColumnError(
             f"no column of {brief(table.file_name)} names any of the {len(index.files)} images of the folder; "
             f"the first row begins with {value!r}"
+        )
+    if second := find_second_image_column(table, column, partial(index.has_image, folder=folder)):
+        name, row = second
+        raise UnclearError(
+            f"the columns {brief(column)!r} and {brief(name)!r} of {brief(table.file_name)} both name images; "
+            f"{table.location(row)} names {brief(row.text(column))} and {brief(row.text(name))}. "
+            f"Set data.options.image = {brief(column, 40)!r}"
         )
     return column

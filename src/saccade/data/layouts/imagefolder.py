@@ -93,4 +93,5 @@ def _find_columns(table: TableFile, options: Mapping[str, Any]) -> Columns:
     if "labels" not in options and not any(name in table.header for name in _LABEL_COLUMNS):
         hint = next((reason for name, reason in _UNSUPPORTED_COLUMNS.items() if name in table.header), None)
         raise UserError(f"{brief(table.file_name)} has no column label or labels" + (f"; {hint}" if hint else ""))
-    return find_columns(table, image, options)
+    label = next((name for name in _LABEL_COLUMNS if name in table.header), None)
+    return find_columns(table, image, {"labels": label, **options} if label else options)
