@@ -126,8 +126,9 @@ def an_index_above_the_names(root):
 
 
 LIES = [
-    larger, transposed, stored_pixels_of_a_turned_image, partly_transparent, classes_in_the_alpha_channel, one_bit_among_indices, webp, floats,
-    two_pages, empty_file, text, the_photograph_itself, a_folder, another_name, an_index_above_the_names,
+    larger, transposed, stored_pixels_of_a_turned_image, partly_transparent, classes_in_the_alpha_channel,
+    one_bit_among_indices, webp, floats, two_pages, empty_file, text, the_photograph_itself, a_folder, another_name,
+    an_index_above_the_names,
 ]  # fmt: skip
 
 
