@@ -1,11 +1,13 @@
 """Masks that lie: each is refused by name with what was found, or means what the documentation says."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from saccade.data import open_data
+from saccade.data import layouts, open_data
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
 from saccade.tasks.segment import Segment
@@ -41,6 +43,16 @@ def larger(root):
 def transposed(root):
     Image.fromarray(indices(2).T.copy()).save(root / "masks/02.png")
     return "masks/02.png, which is 10×12 pixels; its image is 12×10"
+
+
+def stored_pixels_of_a_turned_image(root):
+    """The mask of a photo on its side that was drawn before the photo was turned upright."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(root / "images/02.png") as image:
+        image.load()
+    image.save(root / "images/02.png", exif=exif)
+    return "masks/02.png, which is 12×10 pixels; its image is 10×12 after EXIF orientation 6, which the mask lacks"
 
 
 def partly_transparent(root):
@@ -114,8 +126,9 @@ def an_index_above_the_names(root):
 
 
 LIES = [
-    larger, transposed, partly_transparent, classes_in_the_alpha_channel, one_bit_among_indices, webp, floats,
-    two_pages, empty_file, text, the_photograph_itself, a_folder, another_name, an_index_above_the_names,
+    larger, transposed, stored_pixels_of_a_turned_image, partly_transparent, classes_in_the_alpha_channel,
+    one_bit_among_indices, webp, floats, two_pages, empty_file, text, the_photograph_itself, a_folder, another_name,
+    an_index_above_the_names,
 ]  # fmt: skip
 
 
@@ -181,6 +194,197 @@ def test_grey_levels_become_no_classes(tmp_path, values):
     """Indices stretched for the eye, and masks of two values smeared by resizing."""
     with pytest.raises(UserError, match=r"which are grey levels: as class indices, \d+ of the classes 0 to \d+"):
         opened(fill(tmp_path, lambda i: Image.fromarray(indices(i, values))))
+
+
+def two_values(i):
+    return Image.fromarray(indices(i, (0, 255)))
+
+
+def a_one_among_two_values(root):
+    pixels = np.asarray(two_values(2)).copy()
+    pixels[0, 0] = 1
+    Image.fromarray(pixels).save(fill(root, two_values) / "masks/02.png")
+    return "masks/00.png and 3 other masks hold 0 and 255 alone, as masks of background and foreground do, but masks/02"
+
+
+def three_names_for_two_values(root):
+    (fill(root, two_values) / "classes.txt").write_text("sky\nroad\ncar\n")
+    return (
+        "hold 0 and 255 alone, as masks of background and foreground do, but there are 3 class names (sky, road, car)"
+    )
+
+
+def palette(i, order):
+    image = Image.frombytes("P", (WIDTH, HEIGHT), np.argsort(order).astype(np.uint8)[indices(i)].tobytes())
+    image.putpalette(COLOURS[list(order)].ravel().tolist())
+    return image
+
+
+def palettes_in_two_orders(root):
+    fill(root, lambda i: palette(i, (0, 2, 1) if i == 3 else (0, 1, 2)))
+    return (
+        "index 1 is (128, 64, 128) in the palette of masks/00.png and (64, 64, 0) in that of masks/03.png. List the "
+        "colours in labelmap.txt (name:r,g,b::), or set data.options.palette = false"
+    )
+
+
+def turned_square_images(root, orientation=6, side=12):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for path in fill(root).glob("*/*.png"):
+        with Image.open(path) as image:
+            square = image.resize((12, side), Image.Resampling.NEAREST)
+        square.save(path, exif=exif if path.parent.name == "images" else Image.Exif())
+    return (
+        f"and its EXIF orientation is {orientation}, that of the mask 1 (1 = upright), so that the mask may be turned"
+    )
+
+
+def images_upside_down(root):
+    return turned_square_images(root, 3, 10)
+
+
+def other_classes_in_valid(root):
+    for part, names in (("train", "0,sky\n1,road\n2,car\n"), ("valid", "0,sky\n1,car\n2,road\n")):
+        fill(root / part)
+        (root / part / "masks/_classes.csv").write_text(f"Pixel Value,Class\n{names}")
+    return "valid/masks/_classes.csv lists sky, car, road; train/masks/_classes.csv lists sky, road, car"
+
+
+def a_comment_among_names(root):
+    (fill(root) / "classes.txt").write_text("# classes\nsky\nroad\n")
+    return "classes.txt has the line '# classes', which would name a class; remove the comment"
+
+
+def all_transparent(root):
+    alpha = np.full((HEIGHT, WIDTH), 128, np.uint8)
+    fill(root, lambda i: Image.fromarray(np.dstack([*[indices(i)] * 3, alpha])))
+    return "5 of 5 images cannot be used: images/00.png has the mask masks/00.png, which is transparent in 120 of 120"
+
+
+FOLDERS = [
+    (a_one_among_two_values, {"void": 255}, {0, 1, 255}),
+    (three_names_for_two_values, {"void": 255}, {0, 255}),
+    (palettes_in_two_orders, {"palette": False}, {0, 1, 2}),
+    (turned_square_images, {"upright_masks": True}, {0, 1, 2}),
+    (images_upside_down, {"upright_masks": True}, {0, 1, 2}),
+    (other_classes_in_valid, None, None),
+    (a_comment_among_names, None, None),
+    (all_transparent, None, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "settled", "values"), FOLDERS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_folder_whose_meaning_cannot_be_known_is_refused_or_settled(tmp_path, make, settled, values):
+    said = make(tmp_path)
+    with pytest.raises(UserError) as caught:
+        opened(tmp_path)
+    assert said in str(caught.value).replace(f"{tmp_path}/", "")
+    assert "classes 0 to 0" not in str(caught.value)
+    if settled is None:
+        return
+    split = opened(tmp_path, options=settled)
+    targets = [part.target(i) for part in (split.train, split.test) for i in range(len(part))]
+    assert set(torch.stack(targets).unique().tolist()) == values
+    assert layouts.get("image_masks").describe(Data(source=str(tmp_path), options=settled), None)["refused"] == []
+
+
+def test_twins_of_folders_that_are_refused(tmp_path):
+    """What is usual: 255 beside classes, palettes in one order, photos on their side with upright masks."""
+    few = fill(tmp_path / "void", lambda i: two_values(i) if i == 2 else Image.fromarray(indices(i, (0, 1, 255))))
+    assert opened(few).classes == ["0", "1"]
+    assert opened(fill(tmp_path / "palette", lambda i: palette(i, (0, 2, 1)))).classes == ["0", "1", "2"]
+    for part in ("train", "valid"):
+        fill(tmp_path / "same" / part)
+        (tmp_path / "same" / part / "masks/_classes.csv").write_text("Pixel Value,Class\n0,sky\n1,road\n2,car\n")
+    assert opened(tmp_path / "same").classes == ["sky", "road", "car"]
+    turned_square_images(tmp_path / "upright", 1)
+    assert opened(tmp_path / "upright").size == (12, 12)
+
+
+def test_few_images_of_a_folder_do_not_decide_what_255_is(tmp_path):
+    """Three names: only the masks in use are read, unless they seem to have 255 as the foreground."""
+    fill(tmp_path, lambda i: two_values(i) if i < 3 else Image.fromarray(indices(i, (0, 1, 2, 255))), 9)
+    (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
+    for seed in range(4):
+        assert len(opened(tmp_path, train_images=2, test_images=2, split_seed=seed).classes) == 3
+
+
+def notes(root, **options):
+    return layouts.get("image_masks").describe(Data(source=str(root), test_part=0.4, options=options), None)["notes"]
+
+
+def a_holdout_beside_parts(root):
+    for part in ("train", "test", "holdout"):
+        fill(root / part)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "loose.png")
+    return "11 images are not used, in holdout/images (5), holdout/masks (5), . (1); masks are read from train/masks"
+
+
+def two_folders_of_masks(root):
+    shutil.copytree(fill(root) / "masks", root / "labels")
+    return "5 images are not used, in labels (5); masks are read from masks"
+
+
+def a_class_in_the_test_part_alone(root):
+    fill(root / "train", lambda i: Image.fromarray(indices(i, (0, 1))))
+    fill(root / "test")
+    return "1 classes are in test images and in no training image: 2"
+
+
+def masks_from_1(root):
+    (fill(root, lambda i: Image.fromarray(indices(i, (1, 2)))) / "classes.txt").write_text("sky\nroad\ncar\n")
+    return "no mask has the value 0, the class 'sky'; if masks count from 1, name a class before it"
+
+
+def frames_of_two_videos(root):
+    for i, path in enumerate(sorted(fill(root, count=8).glob("*/*.png"))):
+        path.rename(path.with_name(f"{'ab'[i % 2]}_{path.name}"))
+    return "8 images have 2 names but for their numbers, such as 'a_': if they are frames of videos, data.options.group"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [a_holdout_beside_parts, two_folders_of_masks, a_class_in_the_test_part_alone, masks_from_1, frames_of_two_videos],
+)
+def test_what_is_usual_but_may_be_meant_otherwise_is_noted(tmp_path, make):
+    said = make(tmp_path / "lie")
+    found = notes(tmp_path / "lie")
+    assert any(note.startswith(said) for note in found), found
+    words = ("not used", "no training image", "value 0", "their numbers")
+    assert not any(word in note for note in notes(fill(tmp_path / "twin")) for word in words)
+
+
+def test_a_class_that_is_not_trained_is_told_to_a_run(tmp_path):
+    a_class_in_the_test_part_alone(tmp_path)
+    assert opened(tmp_path).cautions[-1] == "1 classes are in test images and in no training image: 2"
+    Image.fromarray(indices(0)).save(tmp_path / "train/masks/00.png")  # the twin
+    assert not any("no training image" in caution for caution in opened(tmp_path).cautions)
+
+
+def test_frames_of_one_video_stay_in_one_part(tmp_path):
+    frames_of_two_videos(tmp_path)
+
+    def parts(**options):
+        split = opened(tmp_path, options=options)
+        return split, len(split.train), len(split.test)
+
+    split, n_train, n_test = parts(group="prefix")
+    assert (n_train, n_test) == (4, 4)
+    assert (set(split.train.groups), set(split.test.groups)) in (({"a_"}, {"b_"}), ({"b_"}, {"a_"}))
+    assert not any("numbers" in note for note in notes(tmp_path, group="prefix"))
+    split, n_train, n_test = parts()  # the twin
+    assert (n_train, n_test, split.train.groups) == (5, 3, None)
+    with pytest.raises(UserError, match=r"data\.options\.group: 'folders' is not possible\. Did you mean 'folder'"):
+        parts(group="folders")
+    with pytest.raises(UserError, match=r"there are images of only 1 group \('images'\)"):
+        parts(group="folder")
+    for folder in ("images", "masks"):
+        for path in sorted((tmp_path / folder).glob("a_*")):
+            (tmp_path / folder / "a").mkdir(exist_ok=True)
+            path.rename(tmp_path / folder / "a" / path.name)
+    split, _, _ = parts(group="folder")
+    assert {*split.train.groups, *split.test.groups} == {"a", "images"}
 
 
 def built(split):

@@ -12,7 +12,7 @@ from saccade.data.survey import read_class_names, read_lines
 from saccade.errors import UserError
 from saccade.escaping import brief
 
-__all__ = ["CLASS_FILES", "ClassMap", "find_class_file", "read_class_map"]
+__all__ = ["CLASS_FILES", "ClassMap", "Colour", "find_class_file", "read_class_map"]
 
 Colour = tuple[int, int, int]
 
@@ -55,14 +55,20 @@ def read_class_map(path: Path | None) -> ClassMap:
     """Read the class names and colours in a file of ``CLASS_FILES``; return an empty map if ``path`` is None.
 
     Raises:
-        UserError: the file cannot be read, a line is malformed, or a name or a colour is repeated.
+        UserError: the file cannot be read, a line is malformed or a comment, or a name or a colour is repeated.
     """
     if path is None:
         return ClassMap()
     if path.name == _ROBOFLOW_FILE:
         return ClassMap(_read_roboflow(path), (), path.name)
     if path.name == "classes.txt":
-        return ClassMap(tuple(read_class_names(path)), (), path.name)
+        names = read_class_names(path)
+        if comment := next((name for name in names if name.startswith("#")), None):
+            raise UserError(
+                f"{brief(path)} has the line {brief(comment, 60)!r}, which would name a class; remove the comment, or "
+                "write a name that does not begin with #"
+            )
+        return ClassMap(tuple(names), (), path.name)
     classes = _read_class_dict(path) if path.suffix == ".csv" else _read_text_map(path)
     values = [("name", name) for name, _ in classes] + [("colour", str(colour)) for _, colour in classes]
     for kind, value in values:

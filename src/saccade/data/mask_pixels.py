@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 
-from saccade.data.colour_maps import ClassMap
+from saccade.data.colour_maps import ClassMap, Colour
 from saccade.data.opening import upright
 from saccade.data.samples import VOID
 from saccade.imagefiles import UnreadableError
 
-__all__ = ["class_indices"]
+__all__ = ["class_indices", "exif_orientation", "used_palette"]
 
 _SMOOTHING_COLOURS = 32
 """Number of unknown colours from which a mask counts as smoothed; later colours are not counted."""
+_PNG_EXIF_KEYS = frozenset(("exif", "Raw profile type exif", "XML:com.adobe.xmp"))
+"""Keys of Pillow's ``info`` under which a PNG's orientation can be."""
 
 
 def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
@@ -53,6 +57,22 @@ def class_indices(image: Image.Image, classes: ClassMap) -> NDArray[np.uint8]:
     if (unknown := _unknown_colours(packed, classes)).size:
         raise UnreadableError(_unknown_colour_message(packed, unknown, classes))
     return _look_up(packed, classes)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an opened file, 1 if it has none; of a PNG, that before its pixels."""
+    if image.format == "PNG" and not _PNG_EXIF_KEYS & image.info.keys():
+        return 1  # getexif would decode the pixels
+    return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+
+
+def used_palette(image: Image.Image, indices: Iterable[int]) -> tuple[tuple[int, Colour], ...]:
+    """Return the colours of those ``indices`` that the palette of ``image`` has; () without a palette."""
+    palette = image.getpalette("RGB") if image.mode == "P" else None
+    if not palette:
+        return ()
+    colours = [(palette[3 * i], palette[3 * i + 1], palette[3 * i + 2]) for i in range(len(palette) // 3)]
+    return tuple((index, colours[index]) for index in sorted(indices) if index < len(colours))
 
 
 def _values_may_be_colours(image: Image.Image, classes: ClassMap) -> bool:

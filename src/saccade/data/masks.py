@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.tv_tensors import Mask
 
-from saccade.data.colour_maps import ClassMap
+from saccade.data.colour_maps import ClassMap, Colour
 from saccade.data.labels import TargetSource
-from saccade.data.mask_pixels import class_indices
+from saccade.data.mask_pixels import class_indices, exif_orientation, used_palette
 from saccade.data.opening import map_files
 from saccade.data.resizing import Frame
 from saccade.data.samples import MEMORY_LIMIT, VOID, Target, Targets
@@ -46,6 +47,8 @@ class _MaskInfo(NamedTuple):
     content: tuple[int, int]  # (byte count, CRC-32)
     problem: str  # error message, or ""
     is_one_bit: bool = False
+    palette: tuple[tuple[int, Colour], ...] = ()  # colour of each palette index used
+    orientations: tuple[int, int] = (1, 1)  # EXIF orientation of image and mask, 1 = none
 
 
 class Masks(TargetSource):
@@ -57,11 +60,13 @@ class Masks(TargetSource):
         class_map: names and colours of the classes; empty if no file lists them.
         root: folder that paths in messages are relative to.
         notify: receives progress events.
-        void: names of the classes whose pixels become ``VOID``, separated by commas. False: no class. None: classes
-            with a name such as void, ignore or unlabelled.
+        options: ``data.options``. ``void``: names of the classes whose pixels become ``VOID``, separated by commas, or
+            255; False: no class; by default, names such as void. ``palette``: False to ignore palette colours.
+            ``upright_masks``: True if masks fit the upright image.
 
     Raises:
-        UserError: there are more than 255 class names, ``void`` names an unknown class, or the values are grey levels.
+        UserError: there are more than 255 class names, ``void`` names an unknown class, the values are grey levels, 255
+            may be a class or no class, or palettes differ.
     """
 
     def __init__(
@@ -71,9 +76,9 @@ class Masks(TargetSource):
         class_map: ClassMap,
         root: Path,
         notify: Notify | None,
-        void: Any = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        listed_names = class_map.names
+        listed_names, void = class_map.names, options.get("void")
         if len(listed_names) > VOID:
             raise UserError(
                 f"there are {len(listed_names)} class names; 8-bit masks have room for {VOID} classes besides void"
@@ -83,16 +88,18 @@ class Masks(TargetSource):
         # The values of all masks determine unlisted classes, and whether 255 is void or the class foreground.
         images_to_scan = masks if len(listed_names) in (0, 2) else sizes
         images = [path for path in images_to_scan if path in masks]
-        files = [masks[path] for path in images]
-        infos = map_files(lambda path: _read_info(path, class_map), files, notify)
-        self._infos = dict(zip(images, infos, strict=True))
-        values = frozenset[int]().union(*(info.values for info in self._infos.values() if not info.problem))
+        self._infos = self._read_infos(images, notify)
+        values = self._values()
         names = list(listed_names) or [str(index) for index in range(max(values - {VOID}, default=0) + 1)]
         self._class_of_value = np.full(256, VOID, np.uint8)
-        if VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2):
+        is_255_void = str(VOID) in _names_in(void)
+        is_binary = VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2) and not is_255_void
+        if is_binary:
             self.classes = list(listed_names) or list(_BINARY_CLASSES)
             self._class_of_value[[0, VOID]] = 0, 1
         else:
+            if VOID in values and not is_255_void:
+                self._refuse_unclear_255(notify)
             for path, info in self._infos.items():
                 if path in sizes and info.is_one_bit:
                     self.problems[path] = (
@@ -106,8 +113,16 @@ class Masks(TargetSource):
         for path in [path for path in sizes if path not in self.problems]:
             if problem := self._infos[path].problem or _mismatch(self._infos[path], sizes[path], len(names)):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
-        self.notes = [] if len(self.classes) > 1 else ["the masks hold only one class"]
-        unused = sorted(set(range(len(names))) - values)
+            elif options.get("upright_masks") is not True and (problem := _orientation_problem(self._infos[path])):
+                self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, and {problem}"
+        if not class_map.colours and options.get("palette") is not False:
+            self._refuse_different_palettes()
+        self.notes = ["the masks hold only one class"] if values and len(self.classes) < 2 else []
+        unused = sorted(set(range(len(names))) - values) if values - {VOID} else []
+        if listed_names and unused[:1] == [0] and not class_map.colours and not is_binary:
+            self.notes.append(
+                f"no mask has the value 0, the class {brief(names[0])!r}; if masks count from 1, name a class before it"
+            )
         if not listed_names and len(unused) > _GREY_LEVEL_RATIO * len(values | {0}):
             raise UserError(f"{brief(root)}: {_describe_grey_levels(sorted(values - {VOID}), len(unused))}")
         if not listed_names and len(unused) > len(values):
@@ -115,6 +130,55 @@ class Masks(TargetSource):
                 f"{len(unused)} of the classes 0 to {len(names) - 1} are in no mask: grey levels, such as 128, are "
                 "read as class indices; write 0, 1, 2, …"
             )
+
+    def _read_infos(self, images: Sequence[Path], notify: Notify | None) -> dict[Path, _MaskInfo]:
+        infos = map_files(lambda path: _read_info(path, self._masks[path], self._class_map), images, notify)
+        return dict(zip(images, infos, strict=True))
+
+    def _values(self) -> frozenset[int]:
+        """Return the values in all masks that can be read."""
+        return frozenset[int]().union(*(info.values for info in self._infos.values() if not info.problem))
+
+    def _refuse_unclear_255(self, notify: Notify | None) -> None:
+        """Raise UserError if more masks hold 0 and 255 alone than 255 beside other values."""
+
+        def masks_with_255(infos: Mapping[Path, _MaskInfo]) -> tuple[list[Path], list[Path]]:
+            paths = [path for path, info in infos.items() if VOID in info.values and not info.is_one_bit]
+            return (
+                [path for path in paths if infos[path].values == {0, VOID}],
+                [path for path in paths if infos[path].values - {0, VOID}],
+            )
+
+        alone, beside = masks_with_255(self._infos)
+        if len(alone) > len(beside):  # of few masks; all of them decide
+            others = [path for path in self._masks if path not in self._infos]
+            alone, beside = masks_with_255(self._infos | self._read_infos(others, notify))
+        if len(alone) <= len(beside):
+            return
+        first, *more = (brief(self._masks[path].relative_to(self._root)) for path in alone)
+        names = self._class_map.names
+        listed = f"there are {len(names)} class names ({brief(', '.join(names))})"
+        other = next((path for path, info in self._infos.items() if info.values - {0, VOID}), None)
+        reason = listed if other is None else f"{brief(self._masks[other].relative_to(self._root))} holds other values"
+        raise UserError(
+            f"{first}{f' and {len(more)} other masks' * bool(more)} hold 0 and 255 alone, as masks of background and "
+            f"foreground do, but {reason}, so that 255 would be no class. Write the foreground as 1, or set "
+            "data.options.void = 255 if 255 is no class"
+        )
+
+    def _refuse_different_palettes(self) -> None:
+        """Raise UserError if two palettes give an index in use different colours."""
+        first_use = dict[int, tuple[Colour, Path]]()
+        for path, info in self._infos.items():
+            for index, colour in info.palette:
+                first_colour, first_path = first_use.setdefault(index, (colour, path))
+                if colour != first_colour:
+                    first, second = (brief(self._masks[p].relative_to(self._root)) for p in (first_path, path))
+                    raise UserError(
+                        f"index {index} is {first_colour} in the palette of {first} and {colour} in that of {second}. "
+                        "List the colours in labelmap.txt (name:r,g,b::), or set data.options.palette = false if the "
+                        "indices are the classes"
+                    )
 
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
         """Return the masks of ``files``, uint8 (H, W), in memory if they fit."""
@@ -191,8 +255,8 @@ def _resolve_void(void: Any, class_names: Sequence[str]) -> set[str]:
         return set()
     if void is None:
         return {name for name in class_names if name.lower() in _VOID_NAMES}
-    names = {name.strip() for name in str(void).split(",")}
-    for name in sorted(names - set(class_names)):
+    names = _names_in(void)
+    for name in sorted(names - {*class_names, str(VOID)}):
         raise UserError(
             f"data.options.void: there is no class {brief(name)!r}.{did_you_mean(name, class_names)} There are "
             f"{', '.join(map(brief, class_names))}; false means no void class"
@@ -200,20 +264,48 @@ def _resolve_void(void: Any, class_names: Sequence[str]) -> set[str]:
     return names
 
 
-def _read_info(path: Path, class_map: ClassMap) -> _MaskInfo:
+def _names_in(void: Any) -> set[str]:
+    return {name.strip() for name in str(void).split(",")}
+
+
+def _read_info(image_path: Path, path: Path, class_map: ClassMap) -> _MaskInfo:
     try:
         with open_image(path) as image:
             indices = class_indices(image, class_map)
             values = frozenset(np.flatnonzero(np.bincount(indices.ravel(), minlength=256)).tolist())
             size = indices.shape[1], indices.shape[0]
-            return _MaskInfo(size, values, checksum(path), "", image.mode == "1")
+            palette = used_palette(image, values - {VOID})
+            orientations = _read_orientation(image_path), exif_orientation(image)
+            return _MaskInfo(size, values, checksum(path), "", image.mode == "1", palette, orientations)
     except UnreadableError as problem:
         return _MaskInfo((0, 0), frozenset(), (0, 0), str(problem))
+
+
+def _read_orientation(path: Path) -> int:
+    try:
+        with open_image(path) as image:
+            return exif_orientation(image)
+    except UnreadableError:  # reported when the image is read
+        return 1
+
+
+def _orientation_problem(info: _MaskInfo) -> str:
+    """Return an error message if the mask may be turned against its image and their size does not tell, else ""."""
+    image, mask = info.orientations
+    is_square = info.size[0] == info.size[1]
+    if image == mask or (max(image, mask) >= 5 and not is_square):
+        return ""
+    return (
+        f"its EXIF orientation is {image}, that of the mask {mask} (1 = upright), so that the mask may be turned. "
+        "Write both upright and without EXIF, or set data.options.upright_masks = true if masks fit the upright image"
+    )
 
 
 def _mismatch(info: _MaskInfo, size: tuple[int, int], n_values: int) -> str:
     """Return an error message if a mask does not fit its image or the classes, else ""."""
     if info.size != size:
-        return f"is {info.size[0]}×{info.size[1]} pixels; its image is {size[0]}×{size[1]}"
+        image, mask = info.orientations
+        turned = f" after EXIF orientation {image}, which the mask lacks" if image != 1 == mask else ""
+        return f"is {info.size[0]}×{info.size[1]} pixels; its image is {size[0]}×{size[1]}{turned}"
     largest = max(info.values - {VOID}, default=0)
     return f"has the value {largest}; {n_values} classes are 0 to {n_values - 1}" if largest >= n_values else ""

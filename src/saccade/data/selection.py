@@ -9,12 +9,13 @@ from pathlib import Path
 from zlib import crc32
 
 from saccade.data.groups import groups_in_two_splits, hold_back_groups
-from saccade.data.survey import Survey
+from saccade.data.labels import TargetSource
+from saccade.data.survey import SplitFiles, Survey
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.recipe import Data
 
-__all__ = ["Selection", "join_sentences", "select_files"]
+__all__ = ["Selection", "join_sentences", "select_files", "untrained_classes_note"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,20 @@ def _partial_groups(survey: Survey, full: list[list[Path]], subset: list[list[Pa
     )
     n_partial = sum(count < full_counts[group] for group, count in counts.items())
     return [f"data.test_images takes a part of {n_partial} of {len(counts)} groups"] if n_partial else []
+
+
+def untrained_classes_note(selection: Selection, targets: TargetSource, readable: Container[Path]) -> list[str]:
+    """Return a note, as a list, on the classes that test images have and training images lack."""
+    train, test = (
+        targets.class_counts(
+            SplitFiles(split, dict(zip(selection.classes, selection.splits[split], strict=True))), readable
+        )
+        for split in ("train", "test")
+    )
+    names = [name for name, count in test.items() if count and not train.get(name)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    listed = ", ".join(map(brief, names[:3]))
+    return [f"{len(names)} classes are in test images and in no training image: {listed}{more}"] if names else []
 
 
 def join_sentences(start: str, sentences: Sequence[str], limit: int = 5) -> str:

@@ -142,21 +142,23 @@ def test_masks_of_black_and_white_have_two_classes(tmp_path, mode):
         with pytest.raises(UserError, match=r"00\.png, which is black and white, where other masks hold class indices"):
             opened(tmp_path)
         return
-    split = opened(tmp_path)
+    with pytest.raises(UserError, match=r"masks/00\.png and 3 other masks hold 0 and 255 alone, .* but masks/04\.png"):
+        opened(tmp_path)
+    split = opened(tmp_path, options={"void": 255})
     assert split.classes == ["0", "1"]
     assert max(split.train.target(i).max() for i in range(len(split.train))) == 255
 
 
 def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
-    """Two names: 255 is the second class where no mask of the folder has 1, else void."""
+    """Two names: 255 is the second class where no mask of the folder has 1; else the folder is refused."""
     for i in range(9):
         pair(tmp_path / "images", tmp_path / "masks", i, mask_of(i, (0, 255)))
     (tmp_path / "classes.txt").write_text("land\nsea\n")
     layout = layouts.get("image_masks")
 
-    def meaning(seed):
+    def meaning(seed, **options):
         """The class of 255 where two images are trained on, the images described with it, captions of the sheet."""
-        spec = Data(source=str(tmp_path), train_images=2, split_seed=seed)
+        spec = Data(source=str(tmp_path), train_images=2, split_seed=seed, options=options)
         train = open_data(spec, "mask").train
         pairs = [(train.raw_image(i)[0], train.target(i)) for i in range(2)]
         found = {code for red, mask in pairs for code in mask[red == 255].tolist()}
@@ -167,7 +169,9 @@ def test_255_is_one_thing_whatever_images_are_taken(tmp_path):
         assert meaning(seed) == ({1}, 9, {"sea"})
     pair(tmp_path / "images", tmp_path / "masks", 9, mask_of(9, (0, 1)))
     for seed in range(4):
-        found, shown, captions = meaning(seed)
+        with pytest.raises(UserError, match=r"data\.options\.void = 255 if 255 is no class"):
+            meaning(seed)
+        found, shown, captions = meaning(seed, void=255)
         assert (found, shown) == ({255}, 1)
         assert "" in captions
 

@@ -15,7 +15,7 @@ from saccade.data.duplicates import Duplicates, find_duplicates
 from saccade.data.labels import NoTargets, TargetSource
 from saccade.data.layouts.base import Layout
 from saccade.data.resizing import DEFAULT_SIZE, Frame, common_square, swaps_sides
-from saccade.data.selection import Selection, join_sentences, select_files
+from saccade.data.selection import Selection, join_sentences, select_files, untrained_classes_note
 from saccade.data.sheet import Cell, evenly_spaced
 from saccade.data.survey import Survey, find_folder, no_source_error
 from saccade.data.vectors import LabelVectors
@@ -224,7 +224,8 @@ class FolderLayout(Layout):
                 for path in selection.files(split)
             ),
             left_out=left_out_counts,
-            cautions=_duplicates(selection, opened.contents, target_source).sentences(survey.root),
+            cautions=_duplicates(selection, opened.contents, target_source).sentences(survey.root)
+            + untrained_classes_note(selection, target_source, opened.sizes),
         )
 
     @final
@@ -262,7 +263,7 @@ class FolderLayout(Layout):
                 errors.append(str(error))
             else:
                 used = {split: len(remaining.files(split)) for split in remaining.splits}
-                notes.append(selection.description)
+                notes += [selection.description, *untrained_classes_note(remaining, target_source, sizes_of)]
         notes += duplicates.sentences(survey.root)
         left_out = [sentence for path, sentence in bad_files.items() if path in (selected if spec.skip_bad else val)]
         if not spec.skip_bad:

@@ -27,7 +27,7 @@ The two folders look like two class folders, so this layout is tried before ``cl
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
@@ -74,11 +74,13 @@ class ImageMasks(MaskFolderLayout):
         """Return images and masks of each split."""
         hidden = Counter[str]()
         splits, masks, problems, n_unpaired = dict[str, SplitFiles](), dict[Path, Path](), list[str](), 0
+        used = set[Path]()
         pairs, maskless = _pairs_by_split(root)
         for split, pair in pairs.items():
             images, masks_by_stem = pair.images_by_stem(), pair.masks_by_stem()
             mask_paths = {path for paths in masks_by_stem.values() for path in paths}
             splits[split] = SplitFiles(pair.name, {"": sorted(set(walk(pair.images, hidden)) - mask_paths)})
+            used |= {*splits[split].files, *mask_paths}
             problems += [
                 f"{' and '.join(map(brief, paths))} are masks of the same name"
                 for paths in masks_by_stem.values()
@@ -97,8 +99,10 @@ class ImageMasks(MaskFolderLayout):
             }
             n_unpaired += len(masks_by_stem.keys() - images.keys())
         notes = [f"{n_unpaired} masks have no image of their name"] * (n_unpaired > 0)
+        class_file = find_class_file([root, *pairs["train"].class_folders])
+        problems += _differing_class_files(root, class_file, pairs.values())
+        notes += _unused_images_note(root, used, maskless, pairs["train"].masks)
         survey = make_survey(root, *keep_images(splits), hidden, notes)
-        class_file = find_class_file([root, pairs["train"].masks, pairs["train"].masks.parent])
         return replace(
             survey,
             masks=masks,
@@ -112,7 +116,7 @@ class ImageMasks(MaskFolderLayout):
         from saccade.data.masks import Masks
 
         classes = read_class_map(next(iter(survey.definition_files), None))
-        return Masks(survey.masks, sizes, classes, survey.root, notify, survey.options.get("void"))
+        return Masks(survey.masks, sizes, classes, survey.root, notify, survey.options)
 
 
 def training_pair(root: Path) -> tuple[Path, Path] | None:
@@ -132,6 +136,11 @@ class _ImageMaskFolders(NamedTuple):
     masks: Path
     mask_ending: str = ""
 
+    @property
+    def class_folders(self) -> list[Path]:
+        """Folders of a class file of this split."""
+        return [self.masks, self.masks.parent]
+
     def images_by_stem(self) -> dict[str, list[Path]]:
         """Return images; keys are paths relative to the folder without suffix."""
         stems = _by_stem(self.images)
@@ -147,6 +156,43 @@ class _ImageMaskFolders(NamedTuple):
             for stem, paths in stems.items()
             if stem.endswith(self.mask_ending)
         }
+
+
+def _differing_class_files(root: Path, class_file: Path | None, pairs: Iterable[_ImageMaskFolders]) -> list[str]:
+    """Return one sentence per split whose class file lists other classes than ``class_file``.
+
+    Raises:
+        UserError: a class file cannot be read.
+    """
+    others = {
+        file: pair.name for pair in pairs if (file := find_class_file(pair.class_folders)) not in (None, class_file)
+    }
+    if class_file is None or not others:
+        return []
+    classes = read_class_map(class_file)
+    return [
+        f"{brief(path.relative_to(root))} lists {brief(', '.join(other.names))}; "
+        f"{brief(class_file.relative_to(root))} lists {brief(', '.join(classes.names))}, and one list is needed: write "
+        "the masks of all splits with the same classes, then make the files equal"
+        for path in others
+        if path is not None
+        and ((other := read_class_map(path)).names, other.colours) != (classes.names, classes.colours)
+    ]
+
+
+def _unused_images_note(root: Path, used: Container[Path], maskless: Collection[str], masks: Path) -> list[str]:
+    """Return a note on the images that are neither images nor masks of a split, as a list."""
+    folders = Counter(
+        path.relative_to(root).parent
+        for path in walk(root)
+        if is_image(path) and path not in used and not set(maskless) & set(path.relative_to(root).parts)
+    )
+    if not folders:
+        return []
+    places = ", ".join(f"{brief(folder)} ({count})" for folder, count in folders.most_common(5))
+    more = f" and {len(folders) - 5} other folders" if len(folders) > 5 else ""
+    mask_folder = brief(masks.relative_to(root))
+    return [f"{folders.total()} images are not used, in {places}{more}; masks are read from {mask_folder}"]
 
 
 def _pairs_by_split(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]:

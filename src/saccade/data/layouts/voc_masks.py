@@ -79,7 +79,7 @@ class VocMasks(MaskFolderLayout):
         """Return the mask of each image."""
         from saccade.data.masks import Masks
 
-        return Masks(survey.masks, sizes, label_map(survey.root), survey.root, notify, survey.options.get("void"))
+        return Masks(survey.masks, sizes, label_map(survey.root), survey.root, notify, survey.options)
 
 
 def _find_pair(root: Path) -> FolderPair | None:
