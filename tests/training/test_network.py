@@ -74,3 +74,20 @@ def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
         ).state_dict()
         own = network_of(recipe.with_overrides({"training.seed": seed}), split).state_dict()
         assert_weights_equal(own, plain)
+
+
+class WithSigmoid(nn.Sequential):
+    """Network that gives probabilities; ``options`` leave the last layer out."""
+
+    def __init__(self, num_classes, in_chans, sigmoid=True):
+        last = [nn.Sigmoid()] if sigmoid else []
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes), *last)
+
+
+def test_a_users_network_with_a_sigmoid_is_refused_by_multilabel():
+    name = f"{__name__}:WithSigmoid"
+    recipe = Recipe().with_overrides({"model.name": name, "task.name": "multilabel"})
+    splits = open_data(Data(train_images=20, test_images=100, size=16), "vector")
+    with pytest.raises(saccade.UserError, match="remove the sigmoid"):
+        network_of(recipe, splits)
+    network_of(recipe.with_overrides({"model.options": {"sigmoid": False}}), splits)
