@@ -101,6 +101,7 @@ class TaskSection(RecipeBase):
     class_weights: Literal["balanced"] | None = None
     """Weights of the classes in the loss. ``balanced``: ``classify`` and ``segment`` weight class k by N / (K · Nₖ),
     for Nₖ of N training images or pixels in K classes; ``multilabel`` weights positives by negatives / positives.
+    A class without training images or pixels has the weight 1.
     Default: no weights."""
 
 

@@ -93,3 +93,15 @@ def test_the_report_and_the_tables_show_them(results):
     assert "AUROC (view = PA)" in [other["metric"] for other in written["others"]]
     assert "view = LL (2 test images) is not scored" in (folder / "table.md").read_text().replace("\\", "")
     assert str(collect(folder)) == str(results)
+
+
+def test_only_metrics_that_suit_the_data_are_given_by_value(tmp_path):
+    """Top-5 of two classes is always 100 %."""
+    lines = ["image,label,view,split"]
+    for i in range(60):
+        Image.new("RGB", (16, 16), (9 * (i % 2), i, 0)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{'ab'[i % 2]},{'PQ'[i // 2 % 2]},{('train', 'test')[i >= 20]}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    scores = train(RECIPE.with_overrides({"data.source": str(tmp_path)}), tmp_path / "run")["scores"]
+    names = ["top-1", "NLL"]
+    assert list(scores) == [*names, *(f"{name} (view = {view})" for view in "PQ" for name in names)]

@@ -65,14 +65,14 @@ def test_metrics_of_values_with_enough_images():
     kind = tasks.get("classify")
     labels = torch.arange(40) % 10
     rows = {"predicted": torch.where(torch.arange(40) < 6, labels, -1), "label": labels, **test.codes()}
-    (top1, *_) = kind.metrics_by("view", test.by.levels, rows)
+    (top1, *_) = kind.metrics_by(kind.metrics, "view", test.by.levels, rows)
     assert (top1.name, top1.compute(rows)) == ("top-1 (view = AP)", pytest.approx(100 * 6 / 15))
     assert kind.metrics[0].compute(rows) == pytest.approx(100 * 6 / 40)
-    names = {metric.name for metric in kind.metrics_by("view", test.by.levels, rows)}
+    names = {metric.name for metric in kind.metrics_by(kind.metrics, "view", test.by.levels, rows)}
     assert names == {f"{metric.name} (view = AP)" for metric in kind.metrics}
     assert kind(Recipe(), SimpleNamespace(test=test)).unscored() == [
         "view = LL is not scored: it has 10 test images in 10 groups; 15 in 10 are needed.",
         "view = PA is not scored: it has 14 test images in 14 groups; 15 in 10 are needed.",
     ]
     test.groups = [str(i // 2) for i in range(40)]
-    assert kind.metrics_by("view", test.by.levels, rows | test.codes()) == ()
+    assert kind.metrics_by(kind.metrics, "view", test.by.levels, rows | test.codes()) == ()

@@ -152,3 +152,13 @@ def test_balanced_class_weights():
     assert losses[0] == pytest.approx(float(terms.mean()))
     assert losses[1] == pytest.approx(float((weights * terms).sum() / weights.sum()))
     assert losses[0] != pytest.approx(losses[1])
+
+
+def test_label_smoothing_and_a_class_without_training_images():
+    settings = {"task.class_weights": "balanced", "training.label_smoothing": 0.1}
+    network, images = Fixed([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]]), torch.arange(2).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
+    data = SimpleNamespace(train=Part([0, 0, 0, 1] * 1000), test=Part([0]), classes=list("abc"), channels=1)
+    labels, weights = torch.tensor([0, 1]), torch.tensor([4 / 9, 4 / 3, 1.0])
+    loss = Classify(Recipe().with_overrides(settings), data).loss(network, images, labels)["cross-entropy"]
+    wanted = F.cross_entropy(network.logits, labels, weights, label_smoothing=0.1)
+    assert float(loss) == pytest.approx(float(wanted))

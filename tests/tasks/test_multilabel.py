@@ -140,7 +140,7 @@ def test_a_value_is_scored_over_the_classes_that_it_has_enough_of():
     ]
     generator = torch.Generator().manual_seed(0)
     rows = rows_of(kind, torch.randn(83, 2, generator=generator).tolist()) | kind.data.test.codes()
-    metrics = {metric.name: metric for metric in kind.metrics_by("view", kind.data.test.by.levels, rows)}
+    metrics = {metric.name: metric for metric in kind.metrics_by(kind.metrics, "view", kind.data.test.by.levels, rows)}
     assert list(metrics) == ["AUROC (view = AP)", "mAP (view = AP)", "AUROC (view = PA)", "mAP (view = PA)"]
     for view, scored in (("AP", [True, True]), ("PA", [True, False])):
         part = select_images(rows, [i for i, other in enumerate(views) if other == view])

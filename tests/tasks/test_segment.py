@@ -368,7 +368,7 @@ def test_a_unet_is_trained_on_images_of_one_channel_and_goes_on_from_a_run(tmp_p
 
 
 def test_balanced_class_weights_are_those_of_pytorch():
-    """Void has no weight; a class without a training pixel is not divided by 0."""
+    """Void has no weight; a class without a training pixel has the weight 1, which label smoothing needs."""
     train = [torch.tensor([[0, 0, 0, 0], [1, 1, 2, VOID]])]
     targets = torch.tensor([[[0, 1, 2, VOID], [0, 0, 1, 0]]])
     network, images = Fixed(torch.randint(0, 4, (1, 2, 4)), classes=4), torch.zeros(1, 1, 2, 4)
@@ -377,12 +377,14 @@ def test_balanced_class_weights_are_those_of_pytorch():
         float(task(train, [targets[0]], 4, **settings).loss(network, images, targets)["cross-entropy"])
         for settings in ({}, {"task.class_weights": "balanced"})
     ]
-    weights = torch.tensor(
-        [8 / (4 * 4), 8 / (4 * 2), 8 / (4 * 1), 8 / (4 * 1)]
-    )  # the 7 pixels, and 1 for the last class
+    weights = torch.tensor([7 / (4 * 4), 7 / (4 * 2), 7 / (4 * 1), 1])
     wanted = [F.cross_entropy(network.logits, targets, w, ignore_index=VOID) for w in (None, weights)]
     assert losses == [pytest.approx(float(loss)) for loss in wanted]
     assert losses[0] != pytest.approx(losses[1])
+    smooth = {"task.class_weights": "balanced", "training.label_smoothing": 0.1}
+    smoothed = task(train * 1000, [targets[0]], 4, **smooth).loss(network, images, targets)
+    wanted = F.cross_entropy(network.logits, targets, weights, ignore_index=VOID, label_smoothing=0.1)
+    assert float(smoothed["cross-entropy"]) == pytest.approx(float(wanted))
     void = torch.full_like(targets, VOID)
     empty = task(train, [targets[0]], 4, **{"task.class_weights": "balanced"}).loss(network, images, void)
     assert float(empty["cross-entropy"]) == 0

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+from torch import nn
 
 import saccade
-from saccade.recipe import Recipe
+from saccade.data import open_data
+from saccade.recipe import Data, Recipe
+from saccade.tasks.multilabel import Multilabel
 from saccade.training import derive_seed, train
 from saccade.training.gates import probe_images
-from saccade.training.network import requested_start
+from saccade.training.network import build, requested_start
 from tiny_runs import TINY, Killed, after, assert_weights_equal, listener, network_of, rows
 
 
@@ -74,3 +77,20 @@ def test_no_gate_is_dead_on_the_images_that_it_will_get(split):
         ).state_dict()
         own = network_of(recipe.with_overrides({"training.seed": seed}), split).state_dict()
         assert_weights_equal(own, plain)
+
+
+class WithSigmoid(nn.Sequential):
+    """Network that gives probabilities; ``options`` leave the last layer out."""
+
+    def __init__(self, num_classes, in_chans, sigmoid=True):
+        last = [nn.Sigmoid()] if sigmoid else []
+        super().__init__(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes), *last)
+
+
+def test_a_users_network_with_a_sigmoid_is_refused_by_multilabel():
+    name = f"{__name__}:WithSigmoid"
+    recipe = Recipe().with_overrides({"model.name": name, "task.name": "multilabel"})
+    splits = open_data(Data(train_images=20, test_images=100, size=16), "vector")
+    with pytest.raises(saccade.UserError, match="remove the sigmoid"):
+        build(Multilabel(recipe, splits))
+    build(Multilabel(recipe.with_overrides({"model.options": {"sigmoid": False}}), splits))

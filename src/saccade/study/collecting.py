@@ -118,7 +118,9 @@ def _metrics_by_value(
     """Return the metrics of the images with each value of ``data.options.by``; () without the option or rows."""
     for key, run_rows in rows.items():
         by = done_records[key].get("by")
-        return task_class.metrics_by(by["column"], by["values"], run_rows) if by and "by" in run_rows else ()
+        if not by or "by" not in run_rows:
+            return ()
+        return task_class.metrics_by(task_class.metrics, by["column"], by["values"], run_rows)
     return ()
 
 

@@ -198,10 +198,13 @@ class Task(ABC):
         return self.metrics
 
     @classmethod
-    def metrics_by(cls, column: str, values: Sequence[str], rows: Rows) -> tuple[Metric, ...]:
-        """Return the metrics of the images with each of ``values`` that has enough images, for intervals only.
+    def metrics_by(
+        cls, metrics: Sequence[Metric], column: str, values: Sequence[str], rows: Rows
+    ) -> tuple[Metric, ...]:
+        """Return ``metrics`` of the images with each of ``values`` that has enough images, for intervals only.
 
         Args:
+            metrics: metrics of the task.
             column: name of the column.
             values: values of the column.
             rows: ground truth of all test images, with ``by``, the index of each image into ``values``.
@@ -210,7 +213,7 @@ class Task(ABC):
             restrict(metric, f"{metric.name} ({printable(f'{column} = {value}')})", code)
             for code, value in enumerate(values)
             if bool(is_enough((rows["by"] == code)[:, None], rows.get("group")))
-            for metric in cls.metrics
+            for metric in metrics
         )
 
     def unscored(self) -> list[str]:

@@ -61,12 +61,13 @@ class Classify(Task):
 
     @cached_property
     def _class_weights(self) -> Tensor | None:
-        """Weight of each class (K,), N / (K · Nₖ) for N training images; None without weights."""
+        """Weight of each class (K,), N / (K · Nₖ) for N training images, 1 without images; None without weights."""
         if self.recipe.task.class_weights is None:
             return None
         train, n_classes = self.data.train, len(self.data.classes)
         counts = torch.tensor([train.target(i) for i in range(len(train))]).bincount(minlength=n_classes)
-        return len(train) / (n_classes * counts.clamp(min=1))
+        # Label smoothing also weights classes without images.
+        return torch.where(counts > 0, len(train) / (n_classes * counts.clamp(min=1)), 1.0)
 
     def build(self, model: Model) -> nn.Module:
         return create_host(model, len(self.data.classes), self.data.channels)

@@ -150,17 +150,19 @@ class Multilabel(Task):
         return self.metrics
 
     @classmethod
-    def metrics_by(cls, column: str, values: Sequence[str], rows: Rows) -> tuple[Metric, ...]:
-        """Return the metrics of each of ``values``, with the classes scored that have enough images of that value."""
-        metrics = []
+    def metrics_by(
+        cls, metrics: Sequence[Metric], column: str, values: Sequence[str], rows: Rows
+    ) -> tuple[Metric, ...]:
+        """Return ``metrics`` of each of ``values``, with the classes scored that have enough images of that value."""
+        restricted: list[Metric] = []
         for code, value in enumerate(values):
             scored = _scored_by(rows, code)
             if scored.any():
-                metrics += [
+                restricted += [
                     restrict(metric, f"{metric.name} ({printable(f'{column} = {value}')})", code, {"scored": scored})
-                    for metric in cls.metrics
+                    for metric in metrics
                 ]
-        return tuple(metrics)
+        return tuple(restricted)
 
     def unscored(self) -> list[str]:
         sentences, by = [], self.data.test.by

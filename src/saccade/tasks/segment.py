@@ -92,11 +92,12 @@ class Segment(Task):
 
     @cached_property
     def _class_weights(self) -> Tensor | None:
-        """Weight of each class (K,), N / (K · Nₖ) for N labelled training pixels; None without weights."""
+        """Weight of each class (K,), N / (K · Nₖ) for N labelled training pixels, 1 without; None if unset."""
         if self.recipe.task.class_weights is None:
             return None
-        counts = self._train_counts.clamp(min=1)
-        return (counts.sum() / (len(counts) * counts)).float()
+        counts = self._train_counts
+        # Label smoothing also weights classes without pixels.
+        return torch.where(counts > 0, counts.sum() / (len(counts) * counts.clamp(min=1)), 1.0)
 
     @cached_property
     def _train_counts(self) -> Tensor:

@@ -51,7 +51,7 @@ def write_results(
     outputs |= codes
     description, constant_rows = task.trivial_baseline()
     by = splits.test.by
-    by_metrics = task.metrics_by(by.name, by.levels, outputs) if by else ()
+    by_metrics = task.metrics_by(task.applicable_metrics(), by.name, by.levels, outputs) if by else ()
     scores, constant_scores = (
         task.scores(rows) | {metric.name: metric.compute(rows) for metric in by_metrics}
         for rows in (outputs, constant_rows | codes)
