@@ -6,10 +6,9 @@ r"""Self-attention of SAGAN in place of a convolution.
 
 P is the identity if O = C, else a 1×1 convolution. No layer but the optional bias b, added to y, has a bias.
 
-A report on the segmentation of walls replaces convolutions in the blocks of a U-Net by fastai's ``SelfAttention``, and
-finds a better Dice score. It gives no number, does not say which convolutions, and has no equation for O ≠ C, which the
-blocks need: P and the position are our reading. The cost grows with N², so the default ends at 1/8 of the image's
-resolution.
+A report on a U-Net replaces convolutions of its blocks by fastai's ``SelfAttention``. It gives no score, position or
+equation for O ≠ C: P and the position are our reading. The cost grows with N², so the default ends at 1/8 of the
+image's resolution.
 
 Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, arXiv:1805.08318.
 """

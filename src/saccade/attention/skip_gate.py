@@ -12,8 +12,7 @@ channels of u.
 
 u stands for the coarser map that the paper reads: with nearest upsampling by 2, g is that map; otherwise it is its
 smoothed form. The paper writes W_s as 1×1 and leaves open how s is brought to the grid of g; the strided W_s and the
-default widths are those of the authors' code, which also applies a 1×1 convolution and a batch norm to α ⊙ s. Other
-implementations work on the grid of s, with a batch norm behind each map.
+default widths are those of the authors' code, which also applies a 1×1 convolution and a batch norm to α ⊙ s.
 
 Source: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018, arXiv:1804.03999.
 """

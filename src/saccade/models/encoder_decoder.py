@@ -4,9 +4,8 @@
     decoder    combines them, from the coarsest to the finest
     head       a convolution, and an upsampling where the decoder ends at a lower resolution   (B, K, H, W)
 
-Modules and keys are those of the library's own networks, so its weights can be loaded. Images of any size are padded
-with zeros at the right and at the bottom where an architecture needs multiples of its stride, and the output is
-cropped. The encoder is the library's ``tu-`` encoder.
+Modules and keys are those of the library's networks with a ``tu-`` encoder, so its weights can be loaded. Images are
+zero-padded at the right and bottom to the multiples that an architecture needs; the output is cropped.
 
 Source: https://github.com/qubvel-org/segmentation_models.pytorch, which names the paper of each architecture. U-Net:
 Ronneberger et al., 2015, arXiv:1505.04597. FPN: Lin et al., 2017, arXiv:1612.03144.

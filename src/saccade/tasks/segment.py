@@ -1,8 +1,7 @@
 """Semantic segmentation: trained with cross-entropy and soft Dice; reports mean IoU, Dice and pixel accuracy.
 
-Pixels are counted by image and class as true positive, false positive, false negative and true negative (tp, fp, fn,
-tn), and summed over the test images. The means are over the classes in the ground truth of the whole test part. Void
-pixels are not counted.
+True and false positive and negative pixels (tp, fp, fn, tn) are counted by image and class, and summed over the test
+images. Means are over the classes in the ground truth of the whole test part. Void pixels are not counted.
 
 Soft Dice of class k, with probabilities p and one-hot truth y, over the labelled pixels i of the batch:
 
