@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -129,7 +129,7 @@ class Structure:
         Modules before the first unit are the stem; if there are units, every stage holds one of them. Prediction maps
         and finer maps computed from the coarsest stage, as in a decoder, do not end a stage.
         """
-        first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
+        first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.stage_units), default=0)
         declared_ends = [
             self._input_producer(path) if enters else self._last_map(path)
             for path, enters in declared_features(self.trace.host)
@@ -142,13 +142,18 @@ class Structure:
             path for path in self.in_order(self.maps)
             if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path))
         ]  # fmt: skip
-        levels = {path: self._level(path) for path in ends}
-        coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)
-        after_coarsest = self.descendants(self._outputs(coarsest)) if coarsest is not None else set()
-        way_up = {path for path in ends if levels[path] < max(levels.values()) and after_coarsest & self._outputs(path)}
+        way_up = self._way_up(ends)
         after_way_up = self.descendants({key for path in way_up for key in self._outputs(path)})
-        last_by_level = {levels[path]: path for path in ends if not after_way_up & self._outputs(path)}
+        last_by_level = {self._level(path): path for path in ends if not after_way_up & self._outputs(path)}
         return self.in_order(last_by_level.values())
+
+    @cached_property
+    def stage_units(self) -> list[str]:
+        """The units, or [] if all run after a coarser map: those of a decoder, behind an encoder without units."""
+        first_entry = min((self.maps[unit][0].entry_tick for unit in self.units), default=0)
+        coarsest = max((self._level(unit) for unit in self.units), default=0)
+        earlier = (path for path, calls in self.maps.items() if calls[0].exit_tick < first_entry)
+        return [] if any(self._level(path) > coarsest for path in earlier) else self.units
 
     @cached_property
     def heads(self) -> Heads:
@@ -366,10 +371,23 @@ class Structure:
         height = max([height, *(size[0] for size in self._image_sizes)])
         return round(math.log2(height / self.value(path).shape[2]))
 
+    def _way_up(self, ends: Sequence[str]) -> list[str]:
+        """Return those of ``ends``, in order, that a decoder computes from the coarsest: coarser levels first.
+
+        Networks that exchange maps between parallel resolutions, such as HRNet, begin with the finest.
+        """
+        levels = {path: self._level(path) for path in ends}
+        coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)
+        if coarsest is None:
+            return []
+        from_coarsest = self.descendants(self._outputs(coarsest))
+        found = [path for path in ends if levels[path] < levels[coarsest] and from_coarsest & self._outputs(path)]
+        return found if found and levels[found[0]] == max(levels[path] for path in found) else []
+
     def _ends_stage(self, path: str) -> bool:
         level = self._level(path)
-        if self.units:
-            inner_units = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]
+        if self.stage_units:
+            inner_units = [unit for unit in self.stage_units if unit == path or unit.startswith(path + ".")]
             return bool(inner_units) and all(self._level(unit) == level for unit in inner_units)
         if isinstance(self.maps[path][0].module, _CONTAINERS):
             return False
