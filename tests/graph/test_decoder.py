@@ -236,14 +236,15 @@ class Vgg(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fine, self.middle, self.pool = double(3, 8), double(8, 12), nn.MaxPool2d(2)
+        self.fine, self.middle = double(3, 8), double(8, 12)
+        self.pool_fine, self.pool_middle = nn.MaxPool2d(2), nn.MaxPool2d(2)
         self.up = nn.ModuleList([Residual(24, 12), Residual(20, 8)])
         self.head = nn.Conv2d(8, 4, 1)
 
     def forward(self, x):
         fine = self.fine(x)
-        middle = self.middle(self.pool(fine))
-        x = self.pool(middle)
+        middle = self.middle(self.pool_fine(fine))
+        x = self.pool_middle(middle)
         for up, s in zip(self.up, (middle, fine), strict=True):
             x = up(torch.cat([F.interpolate(x, scale_factor=2.0), s], 1))
         return self.head(x)

@@ -286,9 +286,9 @@ def test_self_attention_at_an_eighth_and_in_place_of_convolutions():
 
 def test_an_encoder_without_shortcuts():
     inspection = inspect_unplugged(network("UnetPlusPlus", "vgg11", encoder_depth=3, decoder_channels=(16, 8, 8)), SIZE)
-    assert at(inspection, "stage") == ["encoder.features.1", "encoder.features.4", "encoder.features.9"]
+    assert at(inspection, "stage") == [f"encoder.features.{n}" for n in (1, 4, 9, 14)]
     found = at(inspection, "conv3x3 in encoder")
-    assert found == [f"encoder.features.{n}" for n in (0, 3, 6, 8)]
+    assert found == [f"encoder.features.{n}" for n in (0, 3, 6, 8, 11, 13)]
     assert all(path.startswith("decoder") for path in at(inspection, "conv3x3 in decoder"))
 
 
@@ -312,7 +312,7 @@ def test_positions_of_the_paper_that_a_unet_lacks():
     concatenating, adding = UNetOf(lambda u, s: torch.cat([s, u], 1)), UNetOf(lambda u, s: u + s)
     saccade.plug(concatenating, "self_attention", input=SIZE)
     assert [(row.position, row.size) for row in saccade.plugs(concatenating)] == [("decoder[0]", (32, 16))]
-    saccade.plug(adding, "scse", input=SIZE)
+    saccade.plug(adding, "scse", input=SIZE, rd_ratio=1 / 8)
     assert {row.position for row in saccade.plugs(adding)} == {"stage"}
     with pytest.raises(UserError, match="networks that add the two"):
         saccade.plug(UNetOf(lambda u, s: u + s), "skip_gate", input=SIZE)

@@ -142,6 +142,9 @@ class Structure:
             path for path in self.in_order(self.maps)
             if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path))
         ]  # fmt: skip
+        if self.units and not self.stage_units:
+            first_entry = min(self.maps[unit][0].entry_tick for unit in self.units)
+            ends = [path for path in ends if self.maps[path][0].exit_tick < first_entry]
         way_up = self._way_up(ends)
         after_way_up = self.descendants({key for path in way_up for key in self._outputs(path)})
         last_by_level = {self._level(path): path for path in ends if not after_way_up & self._outputs(path)}
