@@ -8,34 +8,22 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.graph.heads import Heads
+from saccade.graph.hosts import declared_features
 from saccade.graph.proportions import image_shaped_values, image_sizes
 from saccade.graph.trace import Trace
 from saccade.graph.values import Addition, ModuleCall, Value, ValueKey, is_within
 from saccade.parent_class import base_class
 
-__all__ = ["Structure", "declared_features", "is_container"]
+__all__ = ["Structure", "is_container"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHILD_ACCESSORS = {"children", "named_children", "_modules"}
 _LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def declared_features(host: nn.Module) -> list[tuple[str, bool]]:
-    """Return the modules of timm's ``feature_info`` in order, each with True if its input is the feature map."""
-    feature_info: Any = getattr(host, "feature_info", None)
-    rows = getattr(feature_info, "info", feature_info)
-    if not isinstance(rows, (list, tuple)):
-        return []
-    features = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
-    modules = {name for name, _ in host.named_modules()}
-    # features_only flattens the names of modules it takes out of a Sequential.
-    return [(name if name in modules else name.replace(".", "_"), enters) for name, enters in features if name]
 
 
 @dataclass
