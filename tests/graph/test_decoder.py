@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from saccade.graph.decoder import after_encoder, decoder, decoder_units, no_decoder_reason, no_skip_reason, skips
+from saccade.graph.positions import select
+from saccade.specs import Spec
 from saccade.surgery.sites import inspect_unplugged
 
 SIZE = (3, 64, 48)
@@ -200,3 +202,76 @@ def test_a_classifier_has_neither():
     assert "it has no way up: no map computed from its coarsest stage" in no_decoder_reason(found)
     assert "it has no way up" in no_skip_reason(found)
     assert all(path not in after_encoder(found) for path in found.stages)
+
+
+def test_a_module_that_upsamples_by_pixel_shuffle_begins_no_level():
+    class Up(nn.Module):
+        def __init__(self, inputs, outputs):
+            super().__init__()
+            self.lift = nn.Sequential(nn.Conv2d(inputs, 4 * outputs, 1), nn.PixelShuffle(2))
+            self.block = Double(2 * outputs, outputs)
+
+        def forward(self, x, s):
+            return self.block(torch.cat([s, self.lift(x)], 1))
+
+    class Shuffled(UNet):
+        def __init__(self):
+            super().__init__()
+            self.up = nn.ModuleList(map(Up, (24, 16, 12), (16, 12, 8)))
+
+        def forward(self, x):
+            skip_maps = []
+            for block in self.down:
+                x = block(self.pool(x) if skip_maps else x)
+                skip_maps.append(x)
+            for up, s in zip(self.up, skip_maps[-2::-1], strict=True):
+                x = up(x, s)
+            return self.head(x)
+
+    assert decoder(structure(Shuffled())) == ["up.0", "up.1", "up.2"]
+
+
+class Vgg(nn.Module):
+    """An encoder without units, which ends in a pooled map, and a decoder of blocks with shortcuts."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.middle = double(3, 8), double(8, 12)
+        self.pool_fine, self.pool_middle = nn.MaxPool2d(2), nn.MaxPool2d(2)
+        self.up = nn.ModuleList([Residual(24, 12), Residual(20, 8)])
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        fine = self.fine(x)
+        middle = self.middle(self.pool_fine(fine))
+        x = self.pool_middle(middle)
+        for up, s in zip(self.up, (middle, fine), strict=True):
+            x = up(torch.cat([F.interpolate(x, scale_factor=2.0), s], 1))
+        return self.head(x)
+
+
+def test_blocks_of_a_decoder_are_no_stages_of_an_encoder_without_units():
+    found = structure(Vgg())
+    assert found.units == ["up.0", "up.1"]
+    assert found.stages == ["fine.5", "middle.5"]
+    assert decoder(found) == ["up.0", "up.1"]
+    assert [skip.channels for skip in skips(found)] == [(12, 24), (12, 20)]
+
+
+def test_modules_of_a_coarser_way_down_are_of_no_level():
+    class Again(UNet):
+        def __init__(self):
+            super().__init__()
+            self.again = nn.ModuleList(Double(c, o) for c, o in ((8, 12), (12, 16), (16, 24), (24, 32)))
+
+        def forward(self, x):
+            self.head = nn.Identity()
+            x = super().forward(x)
+            for block in self.again:
+                x = block(self.pool(x))
+            return x
+
+    inspection = inspect_unplugged(Again().eval(), SIZE)
+    spec = Spec(title="Somebody's", kind="gate", evidence="reading")
+    found = {n: [site.path for site in select(inspection, f"block in decoder[{n}]", spec).sites] for n in range(3)}
+    assert found == {0: ["up.0", "again.1"], 1: ["up.1", "again.0"], 2: ["up.2"]}

@@ -282,3 +282,37 @@ def test_self_attention_at_an_eighth_and_in_place_of_convolutions():
     assert isinstance(saccade.replacements(host)[0].module.shortcut, nn.Conv2d)  # 768 channels to 256
     assert not torch.equal(host(x), before)
     assert torch.equal(saccade.unplug(host)(x), before)
+
+
+def test_an_encoder_without_shortcuts():
+    inspection = inspect_unplugged(network("UnetPlusPlus", "vgg11", encoder_depth=3, decoder_channels=(16, 8, 8)), SIZE)
+    assert at(inspection, "stage") == [f"encoder.features.{n}" for n in (1, 4, 9, 14)]
+    found = at(inspection, "conv3x3 in encoder")
+    assert found == [f"encoder.features.{n}" for n in (0, 3, 6, 8, 11, 13)]
+    assert all(path.startswith("decoder") for path in at(inspection, "conv3x3 in decoder"))
+
+
+def test_parallel_resolutions_are_no_way_up():
+    host = timm.create_model("hrnet_w18_small")
+    assert at(inspect_unplugged(host.eval(), (3, 64, 64)), "stage") == [f"incre_modules.{n}" for n in range(4)]
+
+
+class UNetOf(Plain):
+    """A U-Net by its class name, which joins maps by ``join``."""
+
+    def __init__(self, join):
+        super().__init__(True)
+        self._join = join
+        if join(torch.ones(1, 1, 1, 1), torch.ones(1, 1, 1, 1)).shape[1] == 1:
+            self.lift_middle, self.lift_fine = nn.ConvTranspose2d(24, 16, 2, 2), nn.ConvTranspose2d(16, 8, 2, 2)
+            self.join_middle, self.join_fine = self._block(16, 16), self._block(8, 8)
+
+
+def test_positions_of_the_paper_that_a_unet_lacks():
+    concatenating, adding = UNetOf(lambda u, s: torch.cat([s, u], 1)), UNetOf(lambda u, s: u + s)
+    saccade.plug(concatenating, "self_attention", input=SIZE)
+    assert [(row.position, row.size) for row in saccade.plugs(concatenating)] == [("decoder[0]", (32, 16))]
+    saccade.plug(adding, "scse", input=SIZE, rd_ratio=1 / 8)
+    assert {row.position for row in saccade.plugs(adding)} == {"stage"}
+    with pytest.raises(UserError, match="networks that add the two"):
+        saccade.plug(UNetOf(lambda u, s: u + s), "skip_gate", input=SIZE)

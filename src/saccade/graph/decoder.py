@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from math import sqrt
+from math import log, prod, sqrt
 
 from saccade.graph.structure import Structure, is_container
 from saccade.graph.values import Value, ValueKey, is_within
 
 __all__ = [
-    "SkipConnection", "after_encoder", "decoder", "decoder_units", "no_decoder_reason", "no_skip_reason", "skips",
+    "SkipConnection", "after_encoder", "decoder", "decoder_units", "is_same_level", "no_decoder_reason",
+    "no_skip_reason", "skips",
 ]  # fmt: skip
 
 _FINER = sqrt(2)
@@ -40,11 +41,11 @@ def decoder(structure: Structure) -> list[str]:
     from_coarsest = structure.descendants({call.single_output for call in structure.maps[coarsest]})
     levels: list[tuple[Value, str]] = []
     finest = structure.value(coarsest)
-    units = decoder_units(structure)
+    upsampling = _upsampling_modules(structure, from_coarsest)
     for path in after_encoder(structure):
         value = structure.value(path)
-        # A unit that upsamples may first compute maps of the resolution below.
-        if any(path.startswith(unit + ".") and _ratio(structure.value(unit), value) >= _FINER for unit in units):
+        # A module that upsamples may first compute maps of the resolution that it reads.
+        if any(path.startswith(module + ".") and is_same_level(read.shape, value.shape) for module, read in upsampling):
             continue
         if structure.maps[path][0].single_output not in from_coarsest or _ratio(value, finest) < 1 / _FINER:
             continue
@@ -112,24 +113,36 @@ def no_skip_reason(structure: Structure) -> str:
 
 
 def _encoder_end(structure: Structure) -> str | None:
-    """Return the module of the coarsest map: the coarsest stage, or a coarser map before it and outside all stages.
+    """Return the module of the coarsest map: the coarsest stage, or a coarser map behind an encoder without units.
 
-    The latter exists where only the decoder's blocks have shortcuts, so that they alone form stages.
+    The latter is a pooled map, which ends no stage.
     """
     stage = min(structure.stages, key=lambda path: _area(structure.value(path)), default=None)
-    if stage is None:
-        return None
-    stage_value, end = structure.value(stage), structure.maps[stage][0].exit_tick
+    if stage is None or structure.stage_units or not structure.units:
+        return stage
+    first_entry = min(structure.maps[unit][0].entry_tick for unit in structure.units)
     coarser = [
         path
         for path, calls in structure.maps.items()
-        if calls[0].exit_tick < end
-        and _ratio(stage_value, structure.value(path)) >= _FINER
-        and not any(path.startswith(other + ".") for other in structure.stages)
+        if calls[0].exit_tick < first_entry and _ratio(structure.value(stage), structure.value(path)) >= _FINER
     ]
-    smallest = min((_area(structure.value(path)) for path in coarser), default=0)
-    coarsest = structure.in_order(path for path in coarser if _area(structure.value(path)) == smallest)
-    return coarsest[-1] if coarsest else stage
+    return min(structure.in_order(coarser)[::-1], key=lambda path: _area(structure.value(path)), default=stage)
+
+
+def _upsampling_modules(structure: Structure, from_coarsest: Set[ValueKey | None]) -> list[tuple[str, Value]]:
+    """Return the modules that return a map finer than one of ``from_coarsest`` that they read, and what they read."""
+    values = structure.trace.values
+    return [
+        (path, values[key])
+        for path in after_encoder(structure)
+        for key in structure.maps[path][0].inputs
+        if key in from_coarsest and len(values[key].shape) == 4 and _ratio(structure.value(path), values[key]) >= _FINER
+    ]
+
+
+def is_same_level(shape: Sequence[int], other: Sequence[int]) -> bool:
+    """Return True if the last two sizes of two shapes differ by less than the step to the next level."""
+    return abs(log(prod(shape[-2:]) / prod(other[-2:]))) < 2 * log(_FINER)
 
 
 def _area(value: Value) -> int:

@@ -1,4 +1,4 @@
-"""Checks of a network, before it is run or changed."""
+"""Checks of a network before it is run or changed, and what it declares."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from saccade.errors import UserError
 
-__all__ = ["check_network", "check_not_distributed", "check_traceable", "check_two_dimensional"]
+__all__ = ["check_network", "check_not_distributed", "check_traceable", "check_two_dimensional", "declared_features"]
 
 _SHAPE_BY_RANK = {3: "(B, C, L)", 5: "(B, C, D, H, W)"}
 
@@ -112,3 +112,15 @@ def check_two_dimensional(host: nn.Module) -> None:
 def _was_compiled(module: nn.Module) -> bool:
     """Return True if ``module.compile()`` was called, which leaves no ``_orig_mod``."""
     return module._compiled_call_impl is not None
+
+
+def declared_features(host: nn.Module) -> list[tuple[str, bool]]:
+    """Return the modules of timm's ``feature_info`` in order, each with True if its input is the feature map."""
+    feature_info: Any = getattr(host, "feature_info", None)
+    rows = getattr(feature_info, "info", feature_info)
+    if not isinstance(rows, (list, tuple)):
+        return []
+    features = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
+    modules = {name for name, _ in host.named_modules()}
+    # features_only flattens the names of modules it takes out of a Sequential.
+    return [(name if name in modules else name.replace(".", "_"), enters) for name, enters in features if name]

@@ -7,13 +7,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from math import log, prod
 
 from torch import nn
 
 from saccade.errors import UserError, did_you_mean
 from saccade.graph.convolutions import activated, conv_stem, expanded, last_spatial
-from saccade.graph.decoder import after_encoder, decoder, decoder_units, no_decoder_reason, no_skip_reason, skips
+from saccade.graph.decoder import (
+    after_encoder,
+    decoder,
+    decoder_units,
+    is_same_level,
+    no_decoder_reason,
+    no_skip_reason,
+    skips,
+)  # fmt: skip
 from saccade.graph.neck import neck, no_neck_reason
 from saccade.graph.sites import Inspection, Site
 from saccade.graph.structure import Structure
@@ -44,8 +51,9 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position, fall back to residual, block, then stage; if the position's suffix or stage
-    restriction matches no site, drop it. The log and the returned position name the fallback.
+    If the host lacks the paper's position for its family, use the default one; if it lacks that, residual, block, then
+    stage. If the position's suffix or stage restriction matches no site, drop it; of ``decoder`` take the coarsest
+    map. The log and the returned position name the fallback.
 
     Args:
         inspection: the inspected host.
@@ -125,8 +133,18 @@ def _no_site(inspection: Inspection, position: str) -> UserError:
 
 def _paper_sites(inspection: Inspection, spec: Spec) -> tuple[list[Site], str]:
     """Return the sites and name of the paper's positions, or of their fallbacks in the host."""
-    positions = spec.positions(position_key(inspection.structure.trace.host, spec))
-    chosen = [_paper_position_sites(inspection, position, spec) for position in positions]
+    host = inspection.structure.trace.host
+    key = position_key(host, spec)
+    try:
+        chosen = [_paper_position_sites(inspection, position, spec) for position in spec.positions(key)]
+    except UserError:
+        if key == "default":
+            raise
+        _LOG.warning(
+            "the paper of %s puts it at %r, which %s does not have; using %r instead",
+            spec.title, ", ".join(spec.positions(key)), _host_name(inspection), spec.position["default"],
+        )  # fmt: skip
+        chosen = [_paper_position_sites(inspection, position, spec) for position in spec.positions("default")]
     return [site for sites, _ in chosen for site in sites], ", ".join(position for _, position in chosen)
 
 
@@ -140,7 +158,7 @@ def _paper_position_sites(inspection: Inspection, paper_position: str, spec: Spe
         sites = sites_at(inspection, chosen_position) if chosen_position in POSITIONS else []
         if sites:
             break
-        if chosen_position == "skip":
+        if chosen_position in _REASONS:
             raise _no_site(inspection, chosen_position)
     else:
         raise UserError(
@@ -154,8 +172,10 @@ def _paper_position_sites(inspection: Inspection, paper_position: str, spec: Spe
                 _in_stages(chosen, stage_index, paper_position),
                 f"{chosen_position} in stage{stage_index}",
             )
-    except UserError:  # the host has fewer stages than the paper's network
+    except UserError:  # the host has fewer stages, or levels of the decoder, than the paper's network
         chosen = sites
+        if chosen_position == "decoder":
+            chosen, chosen_position = sites[:1], "decoder[0]"
     if chosen_position != paper_position:
         _LOG.warning(
             "the paper of %s puts it at %r, which %s does not have; using %r instead",
@@ -187,12 +207,8 @@ def _on_levels(inspection: Inspection, sites: list[Site], index: str, where: str
     """Return the sites at the resolutions of the decoder that ``index`` selects."""
     if not index:
         return sites
-    levels = sites_at(inspection, "decoder")
-    sizes = {level.size for level in _apply_suffix(levels, index, where)}
-    chosen = [
-        site for site in sites
-        if min(levels, key=lambda level: abs(log(prod(level.size) / prod(site.size)))).size in sizes
-    ]  # fmt: skip
+    levels = _apply_suffix(sites_at(inspection, "decoder"), index, where)
+    chosen = [site for site in sites if any(is_same_level(level.size, site.size) for level in levels)]
     if not chosen:
         raise UserError(f"{where!r} leaves none of {len(sites)} sites: {', '.join(site.path for site in sites)}")
     return chosen
@@ -202,7 +218,8 @@ def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec)
     """Return the sites of ``position`` before or after the encoder's end, and the position.
 
     In a decoder, ``block`` and ``conv3x3`` find the repeated units of the decoder, with or without a shortcut; without
-    units ``block`` finds the maps of ``decoder``.
+    units ``block`` finds the maps of ``decoder``. In an encoder without units, ``conv3x3`` finds every spatial
+    convolution.
 
     Raises:
         UserError: there are none.
@@ -215,6 +232,9 @@ def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec)
         units = decoder_units(structure)
         convolutions = last_spatial(structure, units) if units else []
         found = (units or decoder(structure)) if position == "block" else convolutions
+        sites, chosen_position = [inspection.sites[path] for path in found if path in inspection.sites], position
+    elif position == "conv3x3" and not structure.stage_units:
+        found = last_spatial(structure, [])
         sites, chosen_position = [inspection.sites[path] for path in found if path in inspection.sites], position
     else:
         sites, chosen_position = _resolve_item(inspection, position, spec)

@@ -5,37 +5,25 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.graph.heads import Heads
+from saccade.graph.hosts import declared_features
 from saccade.graph.proportions import image_shaped_values, image_sizes
 from saccade.graph.trace import Trace
 from saccade.graph.values import Addition, ModuleCall, Value, ValueKey, is_within
 from saccade.parent_class import base_class
 
-__all__ = ["Structure", "declared_features", "is_container"]
+__all__ = ["Structure", "is_container"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHILD_ACCESSORS = {"children", "named_children", "_modules"}
 _LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-def declared_features(host: nn.Module) -> list[tuple[str, bool]]:
-    """Return the modules of timm's ``feature_info`` in order, each with True if its input is the feature map."""
-    feature_info: Any = getattr(host, "feature_info", None)
-    rows = getattr(feature_info, "info", feature_info)
-    if not isinstance(rows, (list, tuple)):
-        return []
-    features = [(row.get("module", ""), row.get("hook_type") == "forward_pre") for row in rows if isinstance(row, dict)]
-    modules = {name for name, _ in host.named_modules()}
-    # features_only flattens the names of modules it takes out of a Sequential.
-    return [(name if name in modules else name.replace(".", "_"), enters) for name, enters in features if name]
 
 
 @dataclass
@@ -129,7 +117,7 @@ class Structure:
         Modules before the first unit are the stem; if there are units, every stage holds one of them. Prediction maps
         and finer maps computed from the coarsest stage, as in a decoder, do not end a stage.
         """
-        first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.units), default=0)
+        first_unit_exit = min((self.maps[unit][0].exit_tick for unit in self.stage_units), default=0)
         declared_ends = [
             self._input_producer(path) if enters else self._last_map(path)
             for path, enters in declared_features(self.trace.host)
@@ -142,13 +130,21 @@ class Structure:
             path for path in self.in_order(self.maps)
             if self._ends_stage(path) and not self.heads.predictions.issuperset(self._outputs(path))
         ]  # fmt: skip
-        levels = {path: self._level(path) for path in ends}
-        coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)
-        after_coarsest = self.descendants(self._outputs(coarsest)) if coarsest is not None else set()
-        way_up = {path for path in ends if levels[path] < max(levels.values()) and after_coarsest & self._outputs(path)}
+        if self.units and not self.stage_units:
+            first_entry = min(self.maps[unit][0].entry_tick for unit in self.units)
+            ends = [path for path in ends if self.maps[path][0].exit_tick < first_entry]
+        way_up = self._way_up(ends)
         after_way_up = self.descendants({key for path in way_up for key in self._outputs(path)})
-        last_by_level = {levels[path]: path for path in ends if not after_way_up & self._outputs(path)}
+        last_by_level = {self._level(path): path for path in ends if not after_way_up & self._outputs(path)}
         return self.in_order(last_by_level.values())
+
+    @cached_property
+    def stage_units(self) -> list[str]:
+        """The units, or [] if all run after a coarser map: those of a decoder, behind an encoder without units."""
+        first_entry = min((self.maps[unit][0].entry_tick for unit in self.units), default=0)
+        coarsest = max((self._level(unit) for unit in self.units), default=0)
+        earlier = (path for path, calls in self.maps.items() if calls[0].exit_tick < first_entry)
+        return [] if any(self._level(path) > coarsest for path in earlier) else self.units
 
     @cached_property
     def heads(self) -> Heads:
@@ -366,10 +362,23 @@ class Structure:
         height = max([height, *(size[0] for size in self._image_sizes)])
         return round(math.log2(height / self.value(path).shape[2]))
 
+    def _way_up(self, ends: Sequence[str]) -> list[str]:
+        """Return those of ``ends``, in order, that a decoder computes from the coarsest: coarser levels first.
+
+        Networks that exchange maps between parallel resolutions, such as HRNet, begin with the finest.
+        """
+        levels = {path: self._level(path) for path in ends}
+        coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)
+        if coarsest is None:
+            return []
+        from_coarsest = self.descendants(self._outputs(coarsest))
+        found = [path for path in ends if levels[path] < levels[coarsest] and from_coarsest & self._outputs(path)]
+        return found if found and levels[found[0]] == max(levels[path] for path in found) else []
+
     def _ends_stage(self, path: str) -> bool:
         level = self._level(path)
-        if self.units:
-            inner_units = [unit for unit in self.units if unit == path or unit.startswith(path + ".")]
+        if self.stage_units:
+            inner_units = [unit for unit in self.stage_units if unit == path or unit.startswith(path + ".")]
             return bool(inner_units) and all(self._level(unit) == level for unit in inner_units)
         if isinstance(self.maps[path][0].module, _CONTAINERS):
             return False
