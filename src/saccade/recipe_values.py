@@ -69,7 +69,7 @@ Texts = Annotated[str | tuple[str, ...], AfterValidator(_check_texts)]
 Precision = Annotated[
     Literal["32", "bf16", "auto"], BeforeValidator(lambda value: "32" if type(value) is int and value == 32 else value)
 ]
-"""Precision of a training; the number 32 is accepted, because TOML and ``key=value`` tell it from the text."""
+"""Precision of a training; the number 32 is accepted."""
 
 
 def _to_plain_values(value: Any, key: str = "", depth: int = 0) -> Any:

@@ -60,8 +60,8 @@ class Masks(TargetSource):
         class_map: names and colours of the classes; empty if no file lists them.
         root: folder that paths in messages are relative to.
         notify: receives progress events.
-        options: ``data.options``. ``void``: names of the classes whose pixels become ``VOID``, separated by commas, or
-            255; False: no class; by default, names such as void. ``palette``: False to ignore palette colours.
+        options: ``data.options``. ``void``: names of the classes that become ``VOID``, separated by commas, or 255;
+            False: no class; by default, names such as void. ``palette``: False to ignore palette colours.
             ``upright_masks``: True if masks fit the upright image.
 
     Raises:

@@ -30,8 +30,8 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: (B, C, H, W), normalised as the network expects; moved to its device.
 
     Returns:
-        mapping from site to effective gate (B, C | 1, H | 1, W | 1), float32 on the CPU, in the order of the plugs. A
-        site called several times in one forward pass has one entry per call: ``site (call 2)``.
+        mapping from site to effective gate (B, C | 1, H | 1, W | 1), float32 on the CPU, in the order of the plugs; a
+        site called again has another entry, ``site (call 2)``.
     """
     device = next((p.device for p in model.parameters()), images.device)
     with preserve_state(model), torch.no_grad(), record(model) as recorded:

@@ -14,7 +14,7 @@ __all__ = ["auroc", "auroc_without", "average_precision", "average_precision_wit
 
 Floats = NDArray[np.float64]
 _CHUNK = 2_000_000
-"""Number of values, units × images, that :func:`average_precision_without` computes at once: 16 MB an array."""
+"""Number of values (units × images) computed at once: 16 MB an array."""
 
 
 def auroc(logits: Floats, labels: NDArray[np.bool_]) -> float:

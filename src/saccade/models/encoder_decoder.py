@@ -30,13 +30,13 @@ ARCHITECTURES = (
     "unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "deeplabv3", "deeplabv3plus", "pan", "upernet",
     "segformer", "dpt",
 )  # fmt: skip
-"""Names by which the library creates its architectures; the library itself is imported when a network is built."""
+"""Names of the library's architectures."""
 _DEFAULT_ENCODERS = dict.fromkeys(ARCHITECTURES, "resnet34") | {"dpt": "vit_base_patch16_224"}
-"""The library's own defaults, without their pretrained weights."""
+"""The library's defaults."""
 _OWN_ARGUMENTS = frozenset(
     {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params", "kwargs"}
 )
-"""Arguments of the library's classes that are no options: they follow from the data, or would change the output."""
+"""Arguments that are no options: they follow from the data or would change the output."""
 
 default_cfgs = generate_default_cfgs(
     {

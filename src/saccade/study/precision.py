@@ -3,11 +3,11 @@
     se² = v_seeds + v_images                                      (Satterthwaite 1946, Biometrics Bull. 2:110)
     df  = (Σ u)² / Σ (u² / df_u),   u = v · (1 + 2 / df_u),       df_u of v_images from ``image_df``
 
-The factor 1 + 2 / df is E[v²] / E[v]². Without it, an underestimated v_seeds makes se too small and df too large: 5.8 %
-instead of 4.9 % false verdicts at 3 arms and 3 seeds, with v_images a quarter of v_seeds.
+The factor 1 + 2 / df is E[v²] / E[v]²; without it there are 5.8 % instead of 4.9 % false verdicts at 3 arms and 3
+seeds, with v_images a quarter of v_seeds.
 
-v_seeds (``blocks.fit``) is due to the variation between runs. v_images is due to the choice of test images, is not
-reduced by more runs, and is estimated from the pseudo-values of resampling units (``pseudovalues``).
+v_seeds (``blocks.fit``) is the variation between runs; v_images, due to the choice of test images, is estimated from
+pseudo-values (``pseudovalues``) and not reduced by more runs.
 
 A detectable difference is a constant times the standard error. In a planned study, with known σ, the constant is the
 noncentrality of t at which P(t > t_crit) = power. In a finished study, with estimated σ, the constant is smaller:

@@ -48,8 +48,8 @@ _HUE_STEP = (5**0.5 - 1) / 2
 def _overlap(rows: Rows, tp_weight: int) -> Tensor:
     """Return w·tp / (w·tp + fp + fn) in per cent (K,), with w = ``tp_weight``; NaN for classes that do not count.
 
-    The classes ``scored`` count, without that key those in the truth of ``rows``. A jackknife thus keeps its classes:
-    one that only the left-out image shows gets 0, so that its standard error is as large as its share of the score.
+    The classes ``scored`` count, without that key those in the truth of ``rows``. In a jackknife, a class that only the
+    left-out image shows gets 0.
     """
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     scored = rows["scored"].any(0) if "scored" in rows else tp + fn > 0
