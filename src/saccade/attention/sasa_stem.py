@@ -7,8 +7,8 @@ r"""Attention stem of SASA: attention within blocks of 4×4 pixels, in place of 
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
     stride t: max pooling over t×t                       (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-The heads share p and the embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if the replaced
-convolution is a patch embedding: t×t, stride t, no padding.
+The heads share p and the embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if
+the replaced convolution is a patch embedding: t×t, stride t, no padding.
 
 In a ResNet, ``saccade.replace`` turns the convolution's stride into 2×2 max pooling and keeps the host's own max
 pooling. The paper pools once, 4×4, after the batch norm::
