@@ -194,6 +194,22 @@ def test_rows_of_other_images_are_not_compared(study, count, step, words):
     assert f"{first.folder} and {second.folder}" in str(refused.value)
 
 
+def test_means_over_other_classes_are_not_compared(study):
+    first, second, third, *_ = study.runs()
+    for run, scored in ((first, [True, True]), (second, [True, True])):
+        _add_rows(run, scored=np.tile(scored, (100, 1)))
+    assert collect(study.folder).analysis  # runs of earlier versions do not say
+    _add_rows(third, scored=np.tile([True, False], (100, 1)))
+    with pytest.raises(UserError, match="the scored classes of their test images differ") as refused:
+        collect(study.folder)
+    assert f"{first.folder} and {third.folder}" in str(refused.value)
+
+
+def _add_rows(run, **columns):
+    path = run.folder / "rows.safetensors"
+    save_file(load_file(path) | columns, path)
+
+
 def test_a_folder_without_a_study(tmp_path):
     with pytest.raises(UserError, match="is not a study"):
         collect(tmp_path)

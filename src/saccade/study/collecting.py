@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saccade import tasks
 from saccade.errors import UserError
@@ -31,6 +32,9 @@ from saccade.study.tuning import read_tuning
 from saccade.tasks.base import Task
 
 __all__ = ["collect"]
+
+_OPTIONAL_KEYS = {"group": "groups", "by": "values of the option by", "scored": "scored classes"}
+"""Rows that must be equal in all runs that have them, and their names in messages."""
 
 
 def collect(folder: str | Path) -> StudyResults:
@@ -244,11 +248,16 @@ def _rows(study: Study, runs: tuple[RunResult, ...], task_class: type[Task]) -> 
             raise _different_images(first[0], run, "the groups of their test images differ")
         if ("by" in first[1]) != ("by" in rows):
             raise _different_images(first[0], run, "only one of them has the option by")
-        for key in (*task_class.truth_keys, *(key for key in ("group", "by") if key in rows)):
-            if rows[key].shape != first[1][key].shape or not torch.equal(first[1][key].long(), rows[key].long()):
-                raise _different_images(first[0], run, f"the {key}s of their test images differ")
+        names = {key: f"{key}s" for key in task_class.truth_keys} | _OPTIONAL_KEYS
+        for key, name in names.items():
+            if key in rows and key in first[1] and not _are_equal(rows[key], first[1][key]):
+                raise _different_images(first[0], run, f"the {name} of their test images differ")
         rows_by_run[run.arm.name, run.seed] = rows
     return rows_by_run
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.long(), other.long())
 
 
 def _damaged(run: Run, problem: str) -> UserError:
