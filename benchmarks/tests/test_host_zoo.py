@@ -62,9 +62,9 @@ EVERYWHERE = ("cbam", "das", "se", "self_attention")
 
 
 def _in_turn(mechanisms):
-    """(host, mechanism): each of ``mechanisms`` with three families and two own hosts, the next one with the next."""
+    """(host, mechanism): each of ``mechanisms`` with four families and three own hosts, the next one with the next."""
     found = {(host, mechanism) for host in (*FAMILIES, *ADVERSARIAL) for mechanism in EVERYWHERE}
-    for all_hosts, count in ((FAMILIES, 3), (ADVERSARIAL, 2)):
+    for all_hosts, count in ((FAMILIES, 4), (ADVERSARIAL, 3)):
         for n, mechanism in enumerate(sorted({*mechanisms} - {*EVERYWHERE})):
             sized = "size" in spec(mechanism).needs  # a module shared by maps of several sizes can carry none of these
             hosts = [host for host in all_hosts if not (sized and host == "own shared modules")]

@@ -105,7 +105,10 @@ def test_the_metric_of_the_recipe_is_that_of_the_verdicts(saccade, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--task segmnet", "there is no task 'segmnet'. Did you mean 'segment'? There are classify, multilabel, segment."),
+        (
+            "--task segmnet",
+            "no task 'segmnet'. Did you mean 'segment'? There are classify, multilabel, segment.",
+        ),
         ("--task segment --set task.metric=mIuO", "there is no such metric. Did you mean 'mIoU'?"),
         ("--set task.metric=top5", "task.metric = 'top5': there is no such metric. Did you mean 'top-5'"),
         (

@@ -236,10 +236,8 @@ class FolderLayout(Layout):
 
         survey = self._survey(spec)
         paths = survey.files
-        sizes_of: dict[Path, tuple[int, int]] = {}
-        content_digests: dict[Path, tuple[int, int]] = {}
-        bad_files: dict[Path, str] = {}
-        flat_images: list[Path] = []
+        sizes_of, content_digests = dict[Path, tuple[int, int]](), dict[Path, tuple[int, int]]()
+        bad_files, flat_images = dict[Path, str](), list[Path]()
         for path, result in zip(paths, read_images(paths, Frame(_CHECK_SIDE, _CHECK_SIDE), notify), strict=True):
             if result.pixels is None or result.size is None or result.content is None:
                 bad_files[path] = f"{brief(path)} {result.problem}"
