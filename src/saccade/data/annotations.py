@@ -37,6 +37,9 @@ _OVERHANG_PIXELS = 2.0
 _ROUNDING_PIXELS = 0.05
 """Overhang in pixels that is attributed to rounding: clipped without a note."""
 
+_MAX_PLACES = 3
+"""Number of places that a note names."""
+
 _CLEANING_NOTES = {
     "crowd": "crowds (iscrowd = 1) are left out",
     "empty": "objects without area are left out",
@@ -113,22 +116,24 @@ class ImageAnnotations:
 
 @dataclass
 class CleaningCounts:
-    """Number and first place of each kind of remark in ``_CLEANING_NOTES``."""
+    """Number and first places of each kind of remark in ``_CLEANING_NOTES``."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    first_places: dict[str, str] = field(default_factory=dict)
+    first_places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, file_name: str, where: str) -> None:
         """Count one more remark of ``kind``."""
         self.counts[kind] += 1
-        self.first_places.setdefault(kind, f"{brief(file_name)}{where and f', {where}'}")
+        places = self.first_places.setdefault(kind, [])
+        if len(places) < _MAX_PLACES:
+            places.append(f"{brief(file_name)}{where and f', {where}'}")
 
     def sentences(self) -> list[str]:
         """Return one note per kind of remark."""
         return [
-            f"{self.counts[kind]} {text} (the first: {self.first_places[kind]})"
+            f"{self.counts[kind]} {text} ({'the first: ' * (self.counts[kind] > len(places))}{'; '.join(places)})"
             for kind, text in _CLEANING_NOTES.items()
-            if kind in self.first_places
+            if (places := self.first_places.get(kind))
         ]
 
 

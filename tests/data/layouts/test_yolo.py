@@ -378,7 +378,7 @@ def test_a_line_that_only_looks_odd(tmp_path, line):
 
 
 CLEANED = {
-    "no area": ("0 0.5 0.5 0 0.5", 1, r"1 objects without area are left out \(the first: labels/train/02\.txt, line 2"),
+    "no area": ("0 0.5 0.5 0 0.5", 1, r"1 objects without area are left out \(labels/train/02\.txt, line 2"),
     "flat polygon": ("0 0.1 0.5 0.5 0.5 0.9 0.5", 1, "1 objects without area are left out"),
     "twice": (BOX, 1, "1 objects are exact duplicates and are counted once"),
     "overhang": ("0 0.98 0.5 0.1 0.5", 2, "1 boxes extend a little beyond their image and are clipped to it"),
