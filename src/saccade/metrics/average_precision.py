@@ -1,10 +1,9 @@
-"""Average precision of detections, from match tables, equal to the last digit to that of pycocotools' ``COCOeval``.
+"""Average precision of detections from match tables, equal to that of pycocotools' ``COCOeval`` to the last digit.
 
-AP of a class at one IoU is the mean over the recalls r = 0, 0.01, …, 1 of the highest precision at a recall of at least
-r, as in Lin et al., "Microsoft COCO", ECCV 2014. It is averaged over IoU thresholds and classes, in per cent.
+AP at one IoU threshold is the mean, over the recalls 0, 0.01, …, 1, of the highest precision at that recall or a higher
+one (Lin et al., "Microsoft COCO", ECCV 2014). It is averaged over thresholds and classes.
 
-The classes are those in the key ``scored`` (N, K, 4) of the rows, the same in every row, True where the whole test part
-has a counted truth; without that key, those with a counted truth in the rows.
+The optional key ``scored`` (N, K, 4) of the rows fixes the classes, the same in every row.
 """
 
 from __future__ import annotations
@@ -30,19 +29,12 @@ Index = NDArray[np.int64]
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _ALL = tuple(range(N_THRESHOLDS))
 _CHUNK = 4_000_000
-"""Number of precisions (units × thresholds × recalls × classes) computed at once: 32 MB."""
+"""Number of precisions computed at once: 32 MB."""
 
 
 @dataclass(frozen=True)
 class _Class:
-    """Detections of one class in one area range, by falling score, and its truths.
-
-    Attributes:
-        unit: unit of each detection (D,); -1 if it is in none.
-        hit: bits (D,) of ``found/hit``.
-        ignored: bits (D,) of ``found/ignored``.
-        truths: number of counted truths without each unit (units,).
-    """
+    """Detections of a class by falling score: unit or -1, bits (D,); truths without each unit (units,)."""
 
     unit: Index
     hit: NDArray[np.int16]
@@ -57,18 +49,18 @@ def scored_classes(rows: Rows, n_classes: int) -> Tensor:
 
 
 def score(rows: Rows, area: int = 0, thresholds: Sequence[int] = _ALL) -> float:
-    """Return the average precision in per cent; NaN without a scored class, or with a score that is not finite.
+    """Return the average precision in per cent; NaN without a scored class.
 
     Args:
         rows: match tables, see ``saccade.metrics.matching``.
         area: index into ``AREAS``.
-        thresholds: indices of the IoU thresholds that are averaged.
+        thresholds: indices of IoU thresholds.
     """
     return float(_scores(rows, area, thresholds, None)[0])
 
 
 def score_without(rows: Rows, units: Tensor, area: int = 0, thresholds: Sequence[int] = _ALL) -> Tensor:
-    """Return :func:`score` without each unit (units,), equal to the last digit; ``units`` (N,) are 0 to units − 1."""
+    """Return :func:`score` without each unit (units,), equal to the last digit; ``units`` (N,) count from 0."""
     return torch.from_numpy(_scores(rows, area, thresholds, units.numpy()))
 
 
@@ -83,7 +75,7 @@ def by_class(rows: Rows, area: int = 0, thresholds: Sequence[int] = _ALL) -> Ten
 
 
 def _scores(rows: Rows, area: int, thresholds: Sequence[int], units: Index | None) -> Floats:
-    """Return the score without each of ``units`` (N,), or that of all images (1,) if None."""
+    """Return the score without each of ``units`` (N,); None leaves nothing out (1,)."""
     n_units = 1 if units is None else int(units.max()) + 1
     scores = np.full(n_units, np.nan)
     scored = np.flatnonzero(_scored(rows, area))
@@ -96,13 +88,12 @@ def _scores(rows: Rows, area: int, thresholds: Sequence[int], units: Index | Non
         precisions = _precisions(classes, thresholds, start, stop)
         present = np.stack([entry.truths[start:stop] > 0 for entry in classes], axis=1) | ("scored" in rows)
         for n, (values, kept) in enumerate(zip(precisions, present, strict=True), start):
-            # numpy's sum depends on the order of its terms: this is COCOeval's.
+            # In the order of COCOeval, on which the last digit depends.
             scores[n] = 100 * values[..., kept].ravel().mean() if kept.any() else np.nan
     return scores
 
 
 def _scored(rows: Rows, area: int) -> NDArray[np.bool_]:
-    """Return True (K,) for the classes to score."""
     if "scored" in rows:
         return rows["scored"][0, :, area].bool().numpy()
     labels = [rows[key] for key in ("truth/label", "found/label")]
@@ -110,7 +101,7 @@ def _scored(rows: Rows, area: int) -> NDArray[np.bool_]:
 
 
 def _classes(rows: Rows, area: int, scored: Index, units: Index | None) -> list[_Class] | None:
-    """Return the ``scored`` classes (k,), or None if the score of a detection is not finite."""
+    """Return the ``scored`` classes, or None if a detection is not finite."""
     labels, confidences = rows["found/label"].numpy(), rows["found/score"].numpy()
     if not np.isfinite(confidences).all():
         return None
@@ -131,7 +122,7 @@ def _classes(rows: Rows, area: int, scored: Index, units: Index | None) -> list[
 
 
 def _precisions(classes: Sequence[_Class], thresholds: Sequence[int], start: int, stop: int) -> Floats:
-    """Return the precision at each recall without the units from ``start`` to ``stop`` (units, thresholds, 101, k)."""
+    """Return precisions (units, thresholds, 101, classes) without each unit from ``start`` to ``stop``."""
     precisions = np.empty((stop - start, len(thresholds), len(_RECALLS), len(classes)))
     for k, entry in enumerate(classes):
         needed = np.stack([_hits_needed(n) for n in entry.truths[start:stop].tolist()])
@@ -143,7 +134,7 @@ def _precisions(classes: Sequence[_Class], thresholds: Sequence[int], start: int
 def _interpolate(entry: _Class, threshold: int, needed: Index, start: int) -> Floats:
     """Return the highest precision with at least ``needed`` hits (units, 101), without each unit from ``start`` on.
 
-    Only the precisions at hits matter: those at wrong detections are lower, and recall does not change there.
+    It is reached at a hit: each wrong detection lowers it.
     """
     is_counted = (entry.ignored >> threshold) & 1 == 0
     is_hit = ((entry.hit >> threshold) & 1 == 1) & is_counted
@@ -158,7 +149,7 @@ def _interpolate(entry: _Class, threshold: int, needed: Index, start: int) -> Fl
     lost_wrong = _running_counts(unit, hits_so_far, is_wrong & is_lost, n_units, n_hits)
     hits = np.arange(1, n_hits + 1) - lost_hits
     wrong = is_wrong.cumsum()[is_hit] - lost_wrong
-    # The terms and their order are those of COCOeval, so that the last digit agrees.
+    # As COCOeval adds and divides.
     precision = hits / (wrong + hits + np.spacing(1))
     best = np.zeros((n_units, n_hits + 1))
     best[:, :-1] = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -167,20 +158,14 @@ def _interpolate(entry: _Class, threshold: int, needed: Index, start: int) -> Fl
 
 
 def _running_counts(unit: Index, hit: Index, chosen: NDArray[np.bool_], n_units: int, n_hits: int) -> Index:
-    """Return the number of ``chosen`` detections (D,) of each unit up to each hit (units, hits).
-
-    A detection counts from index ``hit`` on (D,); one after the last hit does not count.
-    """
+    """Return the number of ``chosen`` detections of each unit (units, hits), each counted from ``hit`` on."""
     chosen = chosen & (hit < n_hits)
     counts = np.bincount(unit[chosen] * n_hits + hit[chosen], minlength=n_units * n_hits)
     return counts.reshape(n_units, n_hits).cumsum(1)
 
 
 def _first_at_least(values: Index, queries: Index) -> Index:
-    """Return the first index in each row of non-decreasing ``values`` (U, n) that reaches each of ``queries`` (U, R).
-
-    It is n if none does; values and queries are 0 to n + 1.
-    """
+    """Return the first index at which sorted ``values`` (U, n) reach ``queries`` (U, R), both 0 to n + 1; else n."""
     n_rows, n = values.shape
     row = np.arange(n_rows)[:, None]
     shift = row * (n + 2)
@@ -189,7 +174,7 @@ def _first_at_least(values: Index, queries: Index) -> Index:
 
 @lru_cache(maxsize=1024)
 def _hits_needed(n_truths: int) -> Index:
-    """Return the smallest number of hits, at least 1, at which the recall reaches each of 101 values (101,)."""
+    """Return the smallest number of hits for each recall (101,)."""
     if not n_truths:
         return np.full(len(_RECALLS), np.iinfo(np.int64).max)
     return np.maximum(np.searchsorted(np.arange(n_truths + 1) / n_truths, _RECALLS), 1)
@@ -209,4 +194,3 @@ METRICS: tuple[Metric, ...] = (
     _metric("AP75", thresholds=(5,)),
     *(_metric(f"AP {area}", area) for area in AREAS[1:]),
 )
-"""AP (mean over IoU 0.50 to 0.95), AP50, AP75, and AP of small, medium and large objects."""

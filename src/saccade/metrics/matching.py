@@ -1,11 +1,11 @@
 """Match tables: which detections match a ground-truth box, decided once per image by pycocotools' ``COCOeval``.
 
-Rows of N images with M detections and G truths, from which average precision is computed. The four columns are the area
-ranges ``AREAS``. An image has at most 100 detections of a class, ordered by class, then falling score.
+Rows of N images with M detections and G truths; columns are ``AREAS``. The detections of an image are ordered by class
+and falling score, at most 100 of a class.
 
 * ``found/offsets`` (N + 1,); ``found/label`` (M,), int16; ``found/score`` (M,), float32.
-* ``found/hit`` (M, 4), int16: bit t is set if the detection matches a truth at IoU 0.50 + 0.05·t.
-* ``found/ignored`` (M, 4), int16: bit t is set if it is neither right nor wrong at that IoU.
+* ``found/hit`` (M, 4), int16: bit t is set for a match with a truth at IoU 0.50 + 0.05·t.
+* ``found/ignored`` (M, 4), int16: bit t is set for a detection that is neither right nor wrong.
 * ``truth/offsets`` (N + 1,); ``truth/label`` (G,), int16; ``truth/counted`` (G, 4), bool: inside the area range.
 """
 
@@ -25,18 +25,16 @@ from saccade.metrics.rows import Rows
 __all__ = ["AREAS", "N_THRESHOLDS", "match"]
 
 AREAS = ("all", "small", "medium", "large")
-"""Area ranges: 0 to 1e5², to 32², 32² to 96², and from 96² pixels, ends included."""
+"""Area ranges, ends included: all, up to 32², 32² to 96², and from 96² pixels."""
 N_THRESHOLDS = 10
-"""Number of IoU thresholds, 0.50 to 0.95."""
 _MAX_DETECTIONS = 100
-"""Number of detections of an image and class that are matched, those with the highest scores."""
 _BITS = 1 << np.arange(N_THRESHOLDS, dtype=np.int16)
 
 Bits = NDArray[np.int16]
 
 
 class _Boxes(NamedTuple):
-    """Boxes (n, 4), float64, XYXY; labels (n,); scores (n,), float32, or None."""
+    """Boxes (n, 4), XYXY; labels (n,); scores (n,) of detections."""
 
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
@@ -44,7 +42,7 @@ class _Boxes(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Detections: labels (n,), scores (n,), and the bits (n, 4) of hits and of ignored detections."""
+    """Labels (n,), scores (n,) and bits (n, 4) of detections."""
 
     label: Bits
     score: NDArray[np.float32]
@@ -56,7 +54,7 @@ _NONE = _Found(np.empty(0, np.int16), np.empty(0, np.float32), *[np.empty((0, le
 
 
 def match(predictions: Sequence[Mapping[str, Tensor]], truths: Sequence[Mapping[str, Tensor]]) -> Rows:
-    """Return the match tables of N images; a detection that is not finite gets the score NaN.
+    """Return the match tables of N images; the score of a detection that is not finite is NaN.
 
     Args:
         predictions: per image ``boxes`` (n, 4), XYXY in pixels, ``labels`` (n,), from 0, and ``scores`` (n,).
@@ -87,11 +85,7 @@ def match(predictions: Sequence[Mapping[str, Tensor]], truths: Sequence[Mapping[
 
 
 def _evaluator() -> Any:
-    """Return a COCOeval of boxes without annotations.
-
-    Raises:
-        UserError: pycocotools is not installed.
-    """
+    """Return a COCOeval without annotations, or raise UserError without pycocotools."""
     try:
         from pycocotools.cocoeval import COCOeval
     except ModuleNotFoundError as error:
@@ -131,7 +125,7 @@ def _match_image(evaluator: Any, image: int, detected: _Boxes, truth: _Boxes) ->
 
 
 def _entries(boxes: NDArray[np.float64], chosen: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """Return the ``chosen`` boxes (n, 4) as COCOeval reads them; ids start at 1, because it takes 0 for no match."""
+    """Return the ``chosen`` boxes as annotations; ids start at 1, because COCOeval takes 0 for no match."""
     entries = []
     for index in np.flatnonzero(chosen).tolist():
         left, top, right, bottom = boxes[index].tolist()
@@ -154,11 +148,7 @@ def _join(parts: Sequence[_Found]) -> _Found:
 
 
 def _read(entry: Mapping[str, Tensor], name: str, with_scores: bool) -> _Boxes:
-    """Return the checked entries of one image, called ``name`` in messages; scores only ``with_scores``.
-
-    Raises:
-        UserError: an entry is missing or of a wrong shape, type or range.
-    """
+    """Return the checked entries of one image, or raise UserError; ``name`` is for messages."""
     keys = ("boxes", "labels", "scores") if with_scores else ("boxes", "labels")
     for key in keys:
         if key not in entry:
@@ -174,14 +164,15 @@ def _read(entry: Mapping[str, Tensor], name: str, with_scores: bool) -> _Boxes:
         raise UserError(f"{name}['labels'] is {labels.dtype}; whole numbers (int64) are needed")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < 2**15:
         raise UserError(f"{name}['labels'] holds {int(labels.min())} to {int(labels.max())}; 0 to 32767 are possible")
-    inverted = (boxes[:, 2:] < boxes[:, :2]).any(1)
+    is_finite = np.isfinite(boxes).all(1)
+    inverted = is_finite & (boxes[:, 2:] < boxes[:, :2]).any(1)
     if inverted.any():
         values = ", ".join(f"{value:g}" for value in boxes[inverted.argmax()])
         raise UserError(
             f"{name}['boxes'] holds ({values}); left, top, right, bottom are needed, with right ≥ left and bottom ≥ top"
         )
     if not with_scores:
-        if not np.isfinite(boxes).all():
+        if not is_finite.all():
             raise UserError(f"{name}['boxes'] holds numbers that are not finite")
         return _Boxes(boxes, labels.long().numpy())
     return _Boxes(boxes, labels.long().numpy(), entry["scores"].detach().float().cpu().numpy())
