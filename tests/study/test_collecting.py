@@ -43,6 +43,19 @@ def test_scores_means_and_differences(study):
     assert [run.folder for run in found.of("se")] == ["se/seed0", "se/seed1", "se/seed2"]
 
 
+def test_reference_predictions_are_those_of_the_first_run_that_has_them(study):
+    before = collect(study.folder)
+    assert before.references == {}
+    references = {"experts": {"top-1": 99.5, "NLL": None}}
+    for run in study.runs()[2:]:
+        _change(run, references=references)
+    found = collect(study.folder)
+    assert found.references == references
+    assert found.reference_scores(found.metric) == {"experts": 99.5}
+    assert found.reference_scores(found.others[1].metric) == {}
+    assert found.analysis == before.analysis
+
+
 def test_other_metrics_get_intervals_and_no_verdict(study):
     top5, nll = collect(study.folder).others
     assert (top5.metric.name, nll.metric.name) == ("top-5", "NLL")

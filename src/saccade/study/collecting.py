@@ -59,6 +59,7 @@ def collect(folder: str | Path) -> StudyResults:
         ((record["trivial"]["answer"], record["trivial"]["scores"].get(metric.name))
          for record in done_records.values() if record.get("trivial")), None,
     )  # fmt: skip
+    references = next((record["references"] for record in done_records.values() if record.get("references")), {})
     analysis, other_metrics = None, []
     if arms[0].mean is not None:
         rows = _rows(study, runs, task_class)
@@ -105,6 +106,7 @@ def collect(folder: str | Path) -> StudyResults:
         task=task,
         metric=metric,
         trivial=trivial,
+        references=references,
         arms=arms,
         analysis=analysis,
         others=tuple(other_metrics),
