@@ -22,7 +22,7 @@ def class_colour(label: int) -> str:
     """Return the colour of class ``label``, such as ``#ffb000``."""
     if label < len(_COLOURS):
         return _COLOURS[label]
-    channels = hsv_to_rgb((label - len(_COLOURS)) * _HUE_STEP % 1, 0.65, 1.0 if label % 2 else 0.75)
+    channels = hsv_to_rgb((label - len(_COLOURS)) * _HUE_STEP % 1, 0.65, 1.0 if label % 2 else 0.8)
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
 
 

@@ -50,6 +50,14 @@ def test_half_of_the_images_are_disputed(metric, one, other, differ):
         _choose_images(8, _Task(metric), [one])
 
 
+def test_networks_that_differ_on_every_image_dispute_none():
+    """Scores of boxes never agree to the last digit."""
+    chosen, sentence = _choose_images(9, _Task(RAGGED), [{"a": torch.arange(9.0)}, {"a": torch.arange(9.0) + 1e-6}])
+    assert (len(set(chosen)), sentence) == (6, "6 test images, drawn at random.")
+    part = [{"a": torch.arange(9.0)}, {"a": torch.arange(9.0).clamp(max=7)}]
+    assert "1 drawn from the 11.1" in _choose_images(9, _Task(RAGGED), part)[1]
+
+
 def _drawn(drawing, has_boxes=False):
     """Return the drawing of one cell as text."""
     ((_, _, picture),) = _make_cells("se", [None], [drawing], has_boxes)

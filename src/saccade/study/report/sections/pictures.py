@@ -183,7 +183,7 @@ def _runs_to_show(context: ReportContext, study: Study) -> tuple[dict[Arm, RunRe
 def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], str]:
     """Return the images to show, half at random and half where the networks differ, and a sentence on them.
 
-    The random order depends only on the number of images.
+    All are random if the networks differ on every image or on none. The random order depends only on the number of images.
 
     Raises:
         UserError: the saved predictions cover a different number of images.
@@ -198,7 +198,7 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     if score_per_image is not None:
         rows_of_runs = [{"value": score_per_image(rows)} for rows in rows_of_runs]
     disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
-    disputed_shown = disputed[: N_IMAGES // 2]
+    disputed_shown = disputed[: N_IMAGES // 2] if len(disputed) < n_images else []
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
     if not disputed_shown:
         return random_picks, f"{len(random_picks)} test images, drawn at random."
