@@ -183,7 +183,7 @@ def _runs_to_show(context: ReportContext, study: Study) -> tuple[dict[Arm, RunRe
 def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], str]:
     """Return the images to show, half at random and half where the networks differ, and a sentence on them.
 
-    All are random if the networks differ on every image or on none. The random order depends only on the number of images.
+    All are random if the networks differ on every image or none. The order depends only on the number of images.
 
     Raises:
         UserError: the saved predictions cover a different number of images.
