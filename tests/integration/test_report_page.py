@@ -29,6 +29,7 @@ from saccade.study.collecting import collect
 from saccade.study.plan import Study
 from saccade.study.report import write_report
 from saccade.study.report.charts import subsample
+from saccade.study.report.sections import pictures
 from saccade.study.report.typeset import (
     NARROW_SPACE,
     typeset_sentence,
@@ -398,6 +399,18 @@ def test_command(whole, tmp_path):
     assert isinstance(CliRunner().invoke(command, [str(tmp_path)]).exception, UserError)
 
 
+@pytest.mark.parametrize(("max_side", "smooth", "is_large"), [(16, True, True), (16, False, False), (32, True, False)])
+def test_heat_maps_of_photographs_are_large(tmp_path, whole, monkeypatch, max_side, smooth, is_large):
+    def draw(self, indices, network):
+        return [Drawing("a map", picture=Image.new("L", (17, 17)), smooth=smooth) for _ in indices]
+
+    monkeypatch.setattr(pictures, "MAX_SIDE", max_side)
+    monkeypatch.setattr(Classify, "draw", draw)
+    page = collect(whole.parent).report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (' large" style' in page.replace("\n", " ")) == is_large
+    assert ('class="plane answered smooth"' in page) == smooth
+
+
 def test_boxes_are_drawn_beside_the_truth(tmp_path, whole, monkeypatch):
     def draw(self, indices, network):
         if network is None:
@@ -415,6 +428,7 @@ def test_boxes_are_drawn_beside_the_truth(tmp_path, whole, monkeypatch):
         "&lt;script&gt;alert(1)", "c"]  # fmt: skip
     assert "Below: the prediction of each network, and the truth in the first column." in section
     assert 'class="scroll pictures large"' in section
+    assert 'pictures large"' not in whole.read_text(encoding="utf-8")
 
 
 def test_drawn_predictions_keep_the_aspect_of_the_images(tmp_path, photos, whole, monkeypatch):

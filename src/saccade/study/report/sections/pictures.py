@@ -39,8 +39,8 @@ N_IMAGES = 6
 """Number of images shown."""
 MAX_SIDE = 128
 """Longest side of an embedded image, in pixels."""
-MAX_BOXED_SIDE = 256
-"""Longest side of an embedded image with boxes, in pixels."""
+MAX_LARGE_SIDE = 256
+"""Longest side of an embedded image that is shown large, for boxes and heat maps, in pixels."""
 MIN_MAP_SIDE = 7
 """Maps with a smaller side are shown only if there is no larger one."""
 STRIP_WIDTH = 64
@@ -88,7 +88,7 @@ one row per site from input to output, channels from left to right.
 {%- endfor %}
 </div>
 {%- endif %}
-<div class="scroll pictures{% if smooth %} smooth{% endif %}{% if has_boxes %} large{% endif %}"
+<div class="scroll pictures{% if smooth %} smooth{% endif %}{% if is_large %} large{% endif %}"
 style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
 <thead><tr><th scope="col">image</th>
 {%- for column in columns %}
@@ -146,7 +146,9 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     columns = [_column(context, study, task, arm, run, indices) for arm, run in runs.items()]
     all_drawings = [*truths, *(drawing for column in columns for drawing in column["drawings"])]
     boxes = [box for drawing in all_drawings for box in drawing.boxes]
-    max_side = MAX_BOXED_SIDE if boxes else MAX_SIDE
+    is_photograph = max(height, width) > MAX_SIDE
+    is_large = bool(boxes) or (is_photograph and any(drawing.smooth for drawing in all_drawings))
+    max_side = MAX_LARGE_SIDE if is_large else MAX_SIDE
     definitions = element("defs", *(_image_definition(k, picture, max_side) for k, picture in enumerate(pictures)))
     return {
         "description": description,
@@ -158,7 +160,7 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
         ],
         "definitions": element("svg", definitions, width=0, height=0, class_="hidden", aria_hidden="true"),
         "has_drawings": bool(boxes) or any(drawing.picture is not None for drawing in all_drawings),
-        "has_boxes": bool(boxes),
+        "is_large": is_large,
         "legend": class_legend(boxes, task.data.classes),
         "smooth": max(height, width) > MAX_SIDE // 2,
         "aspect": f"{width / height:.3f}",
