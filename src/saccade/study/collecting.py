@@ -61,7 +61,9 @@ def collect(folder: str | Path) -> StudyResults:
         ((record["trivial"]["answer"], record["trivial"]["scores"].get(metric.name))
          for record in done_records.values() if record.get("trivial")), None,
     )  # fmt: skip
-    references = next((record["references"] for record in done_records.values() if record.get("references")), {})
+    references: Mapping[str, Mapping[str, float | None]] = next(
+        (record["references"] for record in done_records.values() if record.get("references")), {}
+    )
     analysis, other_metrics, outdated = None, [], []
     if arms[0].mean is not None:
         rows = _rows(study, runs, task_class)
