@@ -171,6 +171,12 @@ def test_reference_lines_do_not_change_the_range_of_the_curves():
     assert ticks[0] == ticks[1]
 
 
+def test_names_of_references_are_escaped():
+    page = render_page(_with_references({"<script>x": {"top-1": 72.0, "error": 0.1}}))
+    assert "<script>x" not in page
+    assert page.count("&lt;script&gt;x") == len(("runs", "other metrics", "legend")) + len(SCORES)
+
+
 def test_trivial_answer_is_the_last_row():
     text = render_page(context(made(SCORES, trivial=("the most frequent class", 10.0))))
     assert "the most frequent class, without looking at the image</td> <td>10.00</td>" in _part(text, "runs")
