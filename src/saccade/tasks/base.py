@@ -75,7 +75,24 @@ if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Drawing", "Phase", "Task", "logits_problem"]
+__all__ = ["Box", "Drawing", "Phase", "Task", "logits_problem"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rectangle of a drawing; corners are fractions of the image's width and height.
+
+    Attributes:
+        label: index of the class, which decides the colour.
+        text: short text, such as "dog 0.93"; "" for none.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    label: int
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +103,15 @@ class Drawing:
         caption: short text, such as a class name.
         right: True if the prediction is correct; None for the ground truth, or if correctness is not binary.
         picture: figure, such as a coloured mask; None if the caption suffices.
+        boxes: rectangles over the picture, or over the image without a picture.
+        smooth: True if the picture may be interpolated, as a heat map; False for a mask.
     """
 
     caption: str
     right: bool | None = None
     picture: Image | None = None
+    boxes: tuple[Box, ...] = ()
+    smooth: bool = False
 
 
 class Task(ABC):
@@ -168,6 +189,10 @@ class Task(ABC):
     @abstractmethod
     def trivial_baseline(self) -> tuple[str, Rows]:
         """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
+
+    def references(self) -> dict[str, Rows]:
+        """Return the rows of further predictions on all test images by name, such as "one viewer"; none by default."""
+        return {}
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
         """Return the training phases of ``network.training_phases()`` or the recipe, else one phase of all epochs.
