@@ -40,6 +40,12 @@ CAMVID = [
     "void",
 ]  # fmt: skip
 
+STUFF_MISSING = {
+    12: "street sign", 26: "hat", 29: "shoe", 30: "eye glasses", 45: "plate", 66: "mirror", 68: "window", 69: "desk",
+    71: "door", 83: "blender", 91: "hair brush",
+}  # fmt: skip
+"""Labels of COCO-Stuff that are in no mask, by index."""
+
 read_head = runpy.run_path(str(REPOSITORY / "docs/hooks/recipe_heads.py"))["read_head"]
 
 IMAGENET = {  # train_imagenet.py of landskape-ai/triplet-attention, whose settings the DAS paper takes over
@@ -106,9 +112,33 @@ PUBLISHED = {
         "training.momentum": 0.9,
         "training.weight_decay": Recipe().training.weight_decay,  # not stated
     },
+    "coco-stuff": {  # VT, arXiv:2006.03677; the rest from configs/Base-RCNN-FPN.yaml and config/defaults.py of detectron2
+        "data.size": (800, 1216),
+        "data.augment": ("flip",),
+        "model.name": "fpn",
+        "training.optimizer": "sgd",
+        "training.batch_size": 32,
+        "training.lr": 0.04,
+        "training.momentum": 0.9,
+        "training.weight_decay": 1e-4,
+        "training.epochs": 90_000 * 16 // 118_287,
+        "training.warmup_epochs": round(1000 * 32 / 118_287, 2),
+    },
+    "lip": {  # VT, arXiv:2006.03677; epochs from run.sh of liutinglt/CE2P
+        "data.size": 473,
+        "data.augment": (),
+        "model.name": "fpn",
+        "training.optimizer": "sgd",
+        "training.batch_size": 96,
+        "training.lr": 0.01,
+        "training.weight_decay": 5e-4,
+        "training.epochs": 150,
+    },
 }
 """Settings by recipe, as its source states them."""
 RATES = {
+    "coco-stuff": {1: 0.04, 7: 0.04, 8: 0.004, 10: 0.004, 11: 4e-4},  # ×0.1 after 2/3 and 8/9, in whole epochs
+    "lip": {0: 0.01, 75: 0.005},  # cosine
     "imagenet-das": {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 89: 0.001, 90: 1e-4, 99: 1e-4},  # ×0.1 at 30, 60, 90
     "mobilenetv2-das": {0: 0.045, 1: 0.0441, 399: 0.045 * 0.98**399},  # ×0.98 per epoch
     "cifar100-das": {69: 0.1, 70: 0.02, 130: 0.004, 200: 8e-4, 260: 1.6e-4, 299: 1.6e-4},  # ×0.2 at 70, 130, 200, 260
@@ -213,16 +243,50 @@ def write_masks(root):
     (root / "classes.txt").write_text("\n".join(CAMVID))
 
 
+def write_mask(path, values):
+    """Write a grey mask of 48×40 pixels whose rows hold ``values``, from top to bottom."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.array(values)[np.arange(40) * len(values) // 40]
+    Image.fromarray(np.repeat(rows[:, None], 48, 1).astype(np.uint8)).save(path)
+
+
+def write_coco_stuff(root):
+    """Write COCO-Stuff as it is unpacked, then run the script in the comment of the recipe."""
+    for n in range(12):
+        part = ("train2017", "val2017")[n % 2]
+        write_image(root / "images" / part / f"{n:012}.jpg", n)
+        write_mask(root / "annotations" / part / f"{n:012}.png", [0, 12, 181, 255])
+    missing = iter(STUFF_MISSING.values())
+    labels = ["unlabeled", *(next(missing) if n in STUFF_MISSING else f"label {n}" for n in range(1, 183))]
+    (root / "labels.txt").write_text("".join(f"{n}: {label}\n" for n, label in enumerate(labels)))
+    run_script_of("coco-stuff", root)
+
+
+def write_lip(root):
+    """Write LIP as it is unpacked, then run the script in the comment of the recipe."""
+    for n in range(12):
+        part = ("train", "val")[n % 2]
+        write_image(root / "TrainVal_images/TrainVal_images" / f"{part}_images" / f"{n}.jpg", n)
+        write_mask(root / "TrainVal_parsing_annotations" / f"{part}_segmentations" / f"{n}.png", range(20))
+    run_script_of("lip", root)
+
+
 def writer_of(recipe):
     """Return the function that writes the images of a recipe; None for built-in images."""
-    task, layout = recipe.task.name, recipe.data.layout
-    if recipe.data.source == "digits":
+    task, layout, source = recipe.task.name, recipe.data.layout, recipe.data.source
+    if source == "digits":
         return None
+    if source in OWN_WRITERS:
+        return OWN_WRITERS[source]
     if task == "segment" or layout in ("image_masks", "voc_masks"):
         return write_masks
     if task == "multilabel" or layout in ("csv", "chestxray14"):
         return write_findings
     return write_lists if layout == "class_list" else write_classes
+
+
+OWN_WRITERS = {"coco-stuff": write_coco_stuff, "lip": write_lip}
+"""Writers of data sets that only one recipe reads, by ``data.source``."""
 
 
 def run_script_of(name, folder, **names):
@@ -275,6 +339,19 @@ def test_images_of_every_kind_are_read(tmp_path):
         split = open_data(Recipe().with_overrides({"data.source": str(root), "data.size": 32}).data, target)
         assert (split.target, set(split.classes)) == (target, classes)
         assert min(len(split.train), len(split.test)) >= BATCH
+
+
+def test_official_folders_of_masks_have_their_classes(tmp_path):
+    """171 of the 182 labels of COCO-Stuff; 255 and no other value becomes void."""
+    for name, n_classes, values in (("coco-stuff", 171, {0, 11, 170, 255}), ("lip", 20, {*range(20)})):
+        root = tmp_path / name
+        root.mkdir()
+        OWN_WRITERS[name](root)
+        data = builtin_recipe(name).with_overrides({"data.source": str(root), "data.size": [40, 48]}).data
+        split = open_data(data, "mask")
+        assert (len(split.classes), len(split.train), len(split.test)) == (n_classes, 6, 6), name
+        assert set(split.train.target(0).unique().tolist()) == values, name
+        assert "eye glasses" not in split.classes, name
 
 
 def test_the_script_that_writes_cifar100_makes_class_folders(tmp_path, monkeypatch):
