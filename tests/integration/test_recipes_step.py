@@ -1,6 +1,7 @@
 """Each recipe that comes with Saccade parses, says where its numbers come from, and takes one step."""
 
 import csv
+import json
 import math
 import re
 import runpy
@@ -22,6 +23,7 @@ from saccade.cost.thop import thop_counts
 from saccade.data import open_data
 from saccade.events import TrainingBegan
 from saccade.recipe import Recipe, builtin_recipe
+from saccade.training.module import train_only
 from saccade.training.schedules import lr_factor
 from tiny_runs import Killed, after, listener
 
@@ -112,6 +114,21 @@ PUBLISHED = {
         "training.momentum": 0.9,
         "training.weight_decay": Recipe().training.weight_decay,  # not stated
     },
+    "coco-faster-rcnn-das": {  # DAS, section 4.1; the rest from configs/_base_ of MMDetection
+        "data.size": (800, 1344),
+        "data.mean": IMAGENET["data.mean"],
+        "data.std": IMAGENET["data.std"],
+        "data.augment": ("flip",),
+        "model.name": "faster_rcnn",
+        "attention.mechanism": "das",
+        "training.optimizer": "sgd",
+        "training.batch_size": 16,
+        "training.lr": 0.02,
+        "training.momentum": 0.9,
+        "training.weight_decay": 1e-4,
+        "training.freeze": "norm",  # norm_eval
+        "training.warmup_epochs": round(500 * 16 / 117_266, 3),  # images with objects
+    },
     "coco-stuff": {  # VT, arXiv:2006.03677; the rest from configs/Base-RCNN-FPN.yaml and config/defaults.py of detectron2
         "data.size": (800, 1216),
         "data.augment": ("flip",),
@@ -137,6 +154,7 @@ PUBLISHED = {
 }
 """Settings by recipe, as its source states them."""
 RATES = {
+    "coco-faster-rcnn-das": {1: 0.02, 7: 0.02, 8: 0.002, 10: 0.002, 11: 2e-4},  # ×0.1 at 8 and 11
     "coco-stuff": {1: 0.04, 7: 0.04, 8: 0.004, 10: 0.004, 11: 4e-4},  # ×0.1 after 2/3 and 8/9, in whole epochs
     "lip": {0: 0.01, 75: 0.005},  # cosine
     "imagenet-das": {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 89: 0.001, 90: 1e-4, 99: 1e-4},  # ×0.1 at 30, 60, 90
@@ -271,6 +289,22 @@ def write_lip(root):
     run_script_of("lip", root)
 
 
+def write_coco(root):
+    """Write COCO 2017 as it is unpacked: images with two boxes each, the classes 1 and 3."""
+    for part in ("train2017", "val2017"):
+        for n in range(8):
+            write_image(root / part / f"{n:012}.jpg", n)
+        boxes = [
+            {"id": 2 * n + k, "image_id": n, "category_id": 1 + 2 * k, "bbox": [4 + n, 3 + 9 * k, 24, 18], "iscrowd": 0}
+            for n in range(8)
+            for k in range(2)
+        ]
+        images = [{"id": n, "file_name": f"{n:012}.jpg", "width": 48, "height": 40} for n in range(8)]
+        coco = {"images": images, "annotations": boxes, "categories": [{"id": n, "name": f"c{n}"} for n in (1, 3)]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(coco))
+
+
 def writer_of(recipe):
     """Return the function that writes the images of a recipe; None for built-in images."""
     task, layout, source = recipe.task.name, recipe.data.layout, recipe.data.source
@@ -285,7 +319,7 @@ def writer_of(recipe):
     return write_lists if layout == "class_list" else write_classes
 
 
-OWN_WRITERS = {"coco-stuff": write_coco_stuff, "lip": write_lip}
+OWN_WRITERS = {"coco": write_coco, "coco-stuff": write_coco_stuff, "lip": write_lip}
 """Writers of data sets that only one recipe reads, by ``data.source``."""
 
 
@@ -383,6 +417,29 @@ def test_gates_of_mobilenetv2_end_its_seven_stages():
         same = torchvision.models.mobilenet_v2()
         saccade.plug(same, recipe.attention.mechanism, where=where, input=(3, 64, 64))
         assert round(thop_counts(ForwardCall.build(same, (3, 224, 224), batch=1))[1] / 1e9, 2) == macs
+
+
+def test_phases_of_faster_rcnn_freeze_the_first_stage_but_not_its_gate():
+    """As ``frozen_stages = 1`` of MMDetection; first the backbone, then all, then 12 epochs."""
+    recipe = builtin_recipe("coco-faster-rcnn-das")
+    host = timm.create_model(recipe.model.name, **recipe.model.options)
+    saccade.plug(host, recipe.attention.mechanism, where=recipe.attention.where, input=(3, 64, 64))
+    backbone, every, last = recipe.training.phases
+    assert (last.epochs, last.trainable) == (12, every.trainable)
+    for phase, heads in ((backbone, False), (every, True)):
+        with train_only(host, phase):
+            trained = {name for name, parameter in host.named_parameters() if parameter.requires_grad}
+        for name, is_trained in (
+            ("backbone.encoder.conv1.weight", False),
+            ("backbone.encoder.layer1.2.bn3.weight", False),
+            ("backbone.encoder.layer1.0.downsample.0.weight", False),
+            ("backbone.encoder.layer1.2.saccade.mechanism.depthwise.weight", True),
+            ("backbone.encoder.layer2.0.conv1.weight", True),
+            ("backbone.fpn.inner_blocks.0.0.weight", heads),
+            ("roi_heads.box_predictor.cls_score.weight", heads),
+        ):
+            assert name in dict(host.named_parameters())
+            assert (name in trained) == is_trained, (phase.name, name)
 
 
 def test_an_unknown_name_gets_the_nearest():
