@@ -12,8 +12,8 @@ from saccade.models._weight_settings import find_weight_settings
 from saccade.registry import Registry
 
 __all__ = [
-    "DEFAULT_DETECTOR", "create_host", "encoder_of", "find_weight_settings", "head_paths", "host_as_saved", "is_attention_key", "is_dense",
-    "is_detector", "names", "saved_network_config",
+    "DEFAULT_DETECTOR", "create_host", "encoder_of", "find_weight_settings", "head_paths", "host_as_saved",
+    "is_attention_key", "is_dense", "is_detector", "names", "saved_network_config",
 ]  # fmt: skip
 
 names = Registry[object](__name__, "architecture").names

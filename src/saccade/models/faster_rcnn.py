@@ -30,7 +30,8 @@ __all__ = ["faster_rcnn"]
 default_cfgs = detector_config("faster_rcnn", ("rpn.head", "roi_heads.box_head", "roi_heads.box_predictor"))
 _ROI_SIZE = 7
 _OPTIONS = (
-    "encoder", "encoder_options", "strides", "fpn_channels", "extra_levels", "anchor_scale", "aspect_ratios", "box_head",
+    "encoder", "encoder_options", "strides", "fpn_channels", "extra_levels", "anchor_scale", "aspect_ratios",
+    "box_head",
 )  # fmt: skip
 
 
