@@ -25,7 +25,7 @@ _UNIT_VARIANCE_TOLERANCE = 2e-3
 """A layer counts as folded if variance + eps differs from 1 by at most this: twice the largest eps in use."""
 
 _LOSS_MODULES = (RegionProposalNetwork, RoIHeads)
-"""Modules that compute losses in train mode only; they have neither dropout nor statistics of their own."""
+"""Modules that compute losses in train mode only."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def freeze(network: nn.Module, recipe: Recipe) -> FrozenPart:
 
 
 def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
-    """Return modules whose own parameters are all frozen, except those that compute losses in train mode only.
+    """Return modules whose own parameters are all frozen, except ``_LOSS_MODULES``.
 
     If a whole subtree is frozen, its modules without parameters are included.
     """

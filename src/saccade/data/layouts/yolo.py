@@ -248,7 +248,7 @@ def _base_folder(root: Path, yaml: _DataYaml, notes: list[str]) -> Path:
     folder = Path(os.path.normpath(root / text))
     resolved, resolved_root = folder.resolve(), root.resolve()
     if text and resolved != resolved_root and folder.is_dir() and resolved.is_relative_to(resolved_root):
-        # an absolute path may lie outside a relative or linked root by its text
+        # By its text, an absolute path may lie outside a relative or linked root.
         return folder if folder.is_relative_to(root) else root / resolved.relative_to(resolved_root)
     if text and resolved != resolved_root:
         notes.append(
