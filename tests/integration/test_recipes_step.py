@@ -129,7 +129,7 @@ PUBLISHED = {
         "training.freeze": "norm",  # norm_eval
         "training.warmup_epochs": round(500 * 16 / 117_266, 3),  # images with objects
     },
-    "coco-stuff": {  # VT, arXiv:2006.03677; the rest from configs/Base-RCNN-FPN.yaml and config/defaults.py of detectron2
+    "coco-stuff": {  # VT, arXiv:2006.03677; the rest from Base-RCNN-FPN.yaml and config/defaults.py of detectron2
         "data.size": (800, 1216),
         "data.augment": ("flip",),
         "model.name": "fpn",
