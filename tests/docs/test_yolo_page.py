@@ -66,16 +66,20 @@ def test_its_script_writes_the_boxes_of_bccd(tmp_path, monkeypatch, capsys, empt
         torch.testing.assert_close(written[key][1], boxes, rtol=0, atol=64e-6, msg=str(key))  # six decimals of a side
 
 
-def test_the_scores_on_the_page_give_the_answer_on_the_page(tmp_path, monkeypatch):
+@pytest.mark.parametrize("change", [0.0, 0.05])
+def test_the_scores_on_the_page_give_the_answer_on_the_page(tmp_path, monkeypatch, change):
+    """Another score gives another answer."""
     table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE))
     assert list(table) == ["none", "cbam"]
     for arm, cells in table.items():
         for seed, score in enumerate(map(float, cells.split(" | "))):
-            ultralytics(tmp_path / "runs/detect" / f"{arm}-seed{seed}" / "results.csv", [0.1, score])
+            changed = score + change * (arm == "cbam" and seed == 1)
+            ultralytics(tmp_path / "runs/detect" / f"{arm}-seed{seed}" / "results.csv", [0.1, changed])
     monkeypatch.chdir(tmp_path)
     files = sorted(map(str, Path().glob("runs/detect/*/results.csv")))
     printed = CliRunner().invoke(command_line, ["judge", *files]).stdout
     (answer,) = re.findall(r"\$ saccade judge [^\n]*\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
-    lines = [line.split() for line in answer.splitlines()]
-    assert len(lines) > 4
-    assert [line for line in lines if line not in [line.split() for line in printed.splitlines()]] == []
+    lines, printed_lines = ([line.split() for line in text.splitlines()] for text in (answer, printed))
+    missing = [line for line in lines if line not in printed_lines]
+    assert [line[0] for line in lines] == ["arm", "none", "cbam", "cbam:"]
+    assert [line[0] for line in missing] == ([] if change == 0 else ["cbam", "cbam:"])
