@@ -88,7 +88,7 @@ def freeze(network: nn.Module, recipe: Recipe) -> FrozenPart:
 def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
     """Return modules whose own parameters are all frozen, except ``_LOSS_MODULES``.
 
-    If a whole subtree is frozen, its modules without parameters are included.
+    Of a frozen subtree, modules without parameters are included.
     """
     frozen: dict[nn.Module, None] = {}
     for module in network.modules():
