@@ -127,6 +127,7 @@ class Task(ABC):
         metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
         has_class_weights: True if the loss supports ``task.class_weights``.
+        has_positions: True if targets are positions in the image.
 
     Raises:
         UserError: the recipe sets ``task.class_weights``, and the loss has none.
@@ -137,6 +138,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     truth_keys: ClassVar[tuple[str, ...]] = ()
     has_class_weights: ClassVar[bool] = False
+    has_positions: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
         if recipe.task.class_weights is not None and not self.has_class_weights:
@@ -165,8 +167,18 @@ class Task(ABC):
         """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
         The message is a predicate whose subject is the network: "gives …; … is needed". The check runs before
-        training, with two images, in eval mode; for a user's function without ``training_loss`` also in training mode.
+        training, with two images, in eval mode.
         """
+
+    def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
+        """Return None if a user's ``network`` without ``training_loss`` can be trained, else a message like the above.
+
+        It is in training mode; ``images`` are (B, C, H, W).
+        """
+        problem = self.output_problem(network(images), images)
+        return problem and (
+            f"{problem}. Build it without its auxiliary outputs, or give it a method training_loss(images, targets)"
+        )
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
