@@ -9,7 +9,7 @@ from timm.models import get_pretrained_cfg, model_entrypoint
 from saccade.builders import is_builder
 from saccade.recipe import Model
 
-__all__ = ["encoder_of", "is_dense"]
+__all__ = ["dense_model", "encoder_of", "is_dense"]
 
 
 def is_dense(name: str) -> bool:
@@ -23,6 +23,14 @@ def is_dense(name: str) -> bool:
         return True
     config = get_pretrained_cfg(name.partition(".")[0])
     return config is not None and "dense" in (config.notes or ())
+
+
+def dense_model(model: Model) -> Model:
+    """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
+    if is_dense(model.name):
+        return model
+    options = {"encoder": model.name, "encoder_options": model.options}
+    return model.model_copy(update={"name": "fcn", "options": options})
 
 
 def encoder_of(model: Model) -> str | None:

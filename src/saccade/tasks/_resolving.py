@@ -16,6 +16,8 @@ _GEOMETRY_KEYS = ("size", "crop_pct")
 """Keys that resize or crop images; left unset for targets with coordinates, such as masks."""
 _IMAGE_TARGETS = ("label", "vector")
 """Kinds of targets without coordinates: one class index, or a vector of 0/1 labels, per image."""
+_PIXEL_TARGETS = ("mask", "fixations")
+"""Kinds of targets whose tasks need a network with an output per pixel."""
 
 
 def resolve(recipe: Recipe, target: str) -> Recipe:
@@ -98,7 +100,7 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
         getattr(previous.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
     )
     # Site paths change if the network becomes the encoder of an FCN or of another network.
-    host_name = "fcn" if target == "mask" and not is_dense(name) else name.partition(".")[0]
+    host_name = "fcn" if target in _PIXEL_TARGETS and not is_dense(name) else name.partition(".")[0]
     saved_name = (saved_network_config(folder)["host"] or {}).get("timm")
     if has_same_plugs and (saved_name is None or saved_name.partition(".")[0] == host_name):
         return done.get("start")
