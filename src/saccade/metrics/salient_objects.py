@@ -11,9 +11,9 @@ Only labelled pixels count. First S is scaled to the range [0, 1], unless it is 
       S_region   mean over the four rectangles that meet at the centroid of G, weighted by area, of
                  4 s̄ ḡ cov(s, g) / ((s̄² + ḡ²)(var s + var g)); 1 if both terms are 0, 0 if only the first is
 
-Standard deviations and variances have ddof 1. The same numbers as PySODMetrics 1.6, https://github.com/lartpang/
-PySODMetrics. Sources: Achanta et al., CVPR 2009 (F); Perazzi et al., CVPR 2012 (MAE); Fan et al., ICCV 2017,
-arXiv:1708.00786 (S-measure).
+Standard deviations and variances have ddof 1. The numbers are those of PySODMetrics 1.6.2, except the S-measure where
+its result is NaN (an empty rectangle, here left out) or depends on rounding (constant predictions). Sources: Achanta et
+al., CVPR 2009 (F); Perazzi et al., CVPR 2012 (MAE); Fan et al., ICCV 2017, arXiv:1708.00786 (S-measure).
 """
 
 from __future__ import annotations
@@ -85,42 +85,54 @@ def _f_measure(hits: Tensor, n_found: Tensor, n_salient: Tensor) -> Tensor:
 
 def s_measure(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
     """Return the S-measure (B,); the arguments are those of :func:`mean_absolute_error`."""
-    return torch.stack([_s_measure(*image) for image in zip(maps, salient & labelled, labelled, strict=True)])
+    salient, background = salient & labelled, labelled & ~salient
+    share, mean = salient.sum((1, 2)) / labelled.sum((1, 2)).double(), _mean(maps, labelled)
+    of_object = share * _object_score(maps, salient) + (1 - share) * _object_score(1 - maps, background)
+    score = ((of_object + _region_score(maps, salient, labelled)) / 2).clamp(min=0)
+    return torch.where(share == 0, 1 - mean, torch.where(share == 1, mean, score))
 
 
-def _s_measure(prediction: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
-    fraction = salient.sum() / labelled.sum().to(prediction.dtype)
-    mean = prediction.sum() / labelled.sum()
-    if fraction == 0 or fraction == 1:
-        return mean if fraction else 1 - mean
-    of_object = fraction * _object_score(prediction[salient])
-    of_object += (1 - fraction) * _object_score(1 - prediction[labelled & ~salient])
-    return ((of_object + _region_score(prediction, salient, labelled)) / 2).clamp(min=0)
+def _mean(maps: Tensor, region: Tensor) -> Tensor:
+    """Return the mean (B,) of ``maps`` (B, H, W) over the True pixels of ``region`` (B, H, W); 0 without any."""
+    return (maps * region).sum((1, 2)) / region.sum((1, 2)).clamp(min=1)
 
 
-def _object_score(values: Tensor) -> Tensor:
-    deviation = values.std() if len(values) > 1 else 0
-    return 2 * values.mean() / (values.mean().square() + 1 + deviation + _EPS)
+def _object_score(maps: Tensor, region: Tensor) -> Tensor:
+    mean = _mean(maps, region)
+    squares = ((maps - mean[:, None, None]) * region).square().sum((1, 2))
+    deviation = (squares / (region.sum((1, 2)) - 1).clamp(min=1)).sqrt()
+    return 2 * mean / (mean.square() + 1 + deviation + _EPS)
 
 
-def _region_score(prediction: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
-    row, column = (int(n) + 1 for n in salient.nonzero().double().mean(0).round())
-    score = prediction.new_zeros(())
-    for rows in (slice(None, row), slice(row, None)):
-        for columns in (slice(None, column), slice(column, None)):
-            region = labelled[rows, columns]
-            if n_pixels := int(region.sum()):
-                part = prediction[rows, columns][region], salient[rows, columns][region].to(prediction.dtype)
-                score = score + n_pixels * _structural_similarity(*part)
-    return score / labelled.sum()
+def _region_score(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
+    height, width = maps.shape[1:]
+    rows, columns = torch.arange(height, device=maps.device), torch.arange(width, device=maps.device)
+    n_salient = salient.sum((1, 2)).clamp(min=1)
+    row = ((salient.sum(2) * rows).sum(1) / n_salient.double()).round()
+    column = ((salient.sum(1) * columns).sum(1) / n_salient.double()).round()
+    is_above, is_left = (rows <= row[:, None])[:, :, None], (columns <= column[:, None])[:, None]
+    score = maps.new_zeros(len(maps))
+    for in_rows in (is_above, ~is_above):
+        for in_columns in (is_left, ~is_left):
+            region = in_rows & in_columns & labelled
+            score += region.sum((1, 2)) * _structural_similarity(maps, salient.to(maps.dtype), region)
+    return score / labelled.sum((1, 2))
 
 
-def _structural_similarity(first: Tensor, second: Tensor) -> Tensor:
-    """Return the similarity of the values of two maps in one region, both (n,)."""
-    x, y, n = first.mean(), second.mean(), len(first) - 1 + _EPS
-    covariance = ((first - x) * (second - y)).sum() / n
-    variances = ((first - x).square().sum() + (second - y).square().sum()) / n
+def _structural_similarity(first: Tensor, second: Tensor, region: Tensor) -> Tensor:
+    """Return the similarity (B,) of two maps within ``region``, all (B, H, W)."""
+    (x, dx), (y, dy) = (_centre(maps, region) for maps in (first, second))
+    n = region.sum((1, 2)) - 1 + _EPS
+    covariance, variances = ((values.sum((1, 2)) / n) for values in (dx * dy, dx.square() + dy.square()))
     product, scale = 4 * x * y * covariance, (x.square() + y.square()) * variances
-    if product == 0:
-        return (scale == 0).to(first.dtype)
-    return product / (scale + _EPS)
+    return torch.where(product == 0, (scale == 0).to(first.dtype), product / (scale + _EPS))
+
+
+def _centre(maps: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean (B,) within ``region`` and the differences from it (B, H, W), 0 outside."""
+    low = maps.masked_fill(~region, torch.inf).amin((1, 2))
+    low = torch.where(region.any(2).any(1), low, 0)
+    # A constant region then differs from its mean by exactly 0.
+    shifted = maps - low[:, None, None]
+    mean = _mean(shifted, region)
+    return low + mean, (shifted - mean[:, None, None]) * region
