@@ -21,6 +21,6 @@ COLOURS = (
 def draw_heat_map(values: Tensor) -> Image.Image:
     """Return a map (H, W) in [0, 1] as an RGB image, from dark (0) to yellow (1)."""
     stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], dtype=np.float64)
-    positions = values.clamp(0, 1).double().numpy() * (len(stops) - 1)
+    positions = values.detach().clamp(0, 1).double().numpy() * (len(stops) - 1)
     channels = [np.interp(positions, np.arange(len(stops)), stops[:, c]) for c in range(3)]
     return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))

@@ -56,7 +56,7 @@ def test_the_measures_are_those_of_pysaliency():
         tolerance = 1e-6 if n == 2 else 1e-12  # pysaliency rounds ε to 2.2204e-16
         assert values.tolist() == pytest.approx([row[n] for row in KNOWN], rel=tolerance)
     one = nss(densities, counts.clamp(max=1))  # the twin: each pixel once
-    assert (one - found[0]).abs().min() > 1e-3
+    assert (one - found[0]).abs()[:2].min() > 1e-3
 
 
 def test_a_point_is_in_the_pixel_around_it():
