@@ -162,7 +162,7 @@ def test_the_references_by_hand():
     assert list(references) == ["a Gaussian at the centre", "one half of the viewers predicts the other"]
     centre, halves = references.values()
     constant = measures.gaussian_at_centre(SIZE, 10 * 96 / 512).expand(2, -1, -1)
-    truth, counts = density(TEST)
+    truth, _ = density(TEST)
     assert centre["cc"].tolist() == pytest.approx(measures.correlation(constant, truth).tolist())
     # Viewers 0 | 3 of the first image, 1 and 7 | 4 of the second.
     first = [target((1.5, 1.5), (2.5, 1.5)), target((5.5, 0.5), (9.9, 7.9))]

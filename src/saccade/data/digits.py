@@ -13,8 +13,7 @@ Overlapping ink is merged by the maximum, so nothing hides the target. Training 
 digits, two thirds and one third of each class. Scene *i* depends only on the seed, the split, *i*, the size and the
 options ``clutter`` and ``distractors``; its class is *i* mod 10, and its target does not depend on the options.
 
-Fixations are simulated, not measured: five viewers look six times each, three times in four at the ink of the target,
-else at that of a distractor, and miss by a normal deviate of a twentieth of the shorter side.
+Fixations are simulated: five viewers look six times each, three times in four at the target, else at a distractor.
 """
 
 from __future__ import annotations
@@ -52,11 +51,9 @@ _POSITION_TRIES = 16
 N_VIEWERS, N_FIXATIONS = 5, 6
 """Simulated viewers of a scene, and fixations of each."""
 _AT_TARGET = 0.75
-"""Probability that a fixation is at the target, if there are distractors."""
 _FIXATION_ERROR = 0.05
-"""Standard deviation of a fixation's distance from ink in x and in y, as a fraction of the shorter side."""
+"""Standard deviation from ink in x and y, as a fraction of the shorter side."""
 _FIXATION_STREAM = 1
-"""Number that separates the random numbers of fixations from those of the scene."""
 _INK_THRESHOLD = 0.3
 """Fraction of full ink from which a pixel belongs to a digit's mask."""
 

@@ -258,14 +258,16 @@ def _describe_grey_levels(levels: Sequence[int], n_unused: int) -> str:
 
 
 def _read_threshold(options: Mapping[str, Any], class_map: ClassMap) -> int | None:
-    """Return ``data.options.threshold``, or None if it is not set; raise UserError if it is not possible."""
+    """Return ``data.options.threshold``; raise UserError if it is not possible."""
     threshold = options.get("threshold")
     if threshold is None:
         return None
     if isinstance(threshold, bool) or not isinstance(threshold, int) or not 0 <= threshold < VOID:
         raise UserError(f"data.options.threshold = {threshold!r}: a whole number from 0 to {VOID - 1} is needed")
     if "void" in options:
-        raise UserError("data.options.threshold makes every pixel background or foreground; leave data.options.void out")
+        raise UserError(
+            "data.options.threshold makes every pixel background or foreground; leave data.options.void out"
+        )
     if class_map.colours or len(class_map.names) not in (0, 2):
         found = f"{len(class_map.names)} classes{' with colours' * bool(class_map.colours)}"
         raise UserError(

@@ -1,19 +1,16 @@
-"""Measures of how well a map S in [0, 1] predicts the pixels G of salient objects, per image.
-
-Only labelled pixels count. First S is scaled to the range [0, 1], unless it is constant.
+"""Measures of how well a map S in [0, 1] predicts the salient pixels G of an image; void pixels do not count.
 
     MAE        mean |S − G|
-    F          (1 + β²) P R / (β² P + R), β² = 0.3, of precision P and recall R; 0 without a true positive
-      adaptive   of the pixels with S ≥ min(2 mean S, 1)
-      curve      of the pixels with S ≥ t / 255, t = 255, …, 0, with 255 S rounded down
-    S-measure  max(0, (S_object + S_region) / 2); 1 − mean S if G is empty, mean S if G is everything
-      S_object   μ o(S in G) + (1 − μ) o(1 − S outside G), μ = mean G, o(x) = 2 x̄ / (x̄² + 1 + sd x)
-      S_region   mean over the four rectangles that meet at the centroid of G, weighted by area, of
-                 4 s̄ ḡ cov(s, g) / ((s̄² + ḡ²)(var s + var g)); 1 if both terms are 0, 0 if only the first is
+    F          1.3·P·R/(0.3·P + R) of precision P and recall R; 0 without a true positive
+    adaptive   pixels with S ≥ min(2·S̄, 1)
+    curve      pixels with ⌊255·S⌋ ≥ t, t = 255 to 0
+    S-measure  max(0, (object + region)/2); 1 − S̄ for an empty G, S̄ for a full one
+    object     Ḡ·o(S in G) + (1 − Ḡ)·o(1 − S outside G), o(x) = 2x̄/(x̄² + 1 + σ_x)
+    region     mean, weighted by area, over four rectangles that meet at the centroid of G, of
+               4·s̄·ḡ·σ_sg/((s̄² + ḡ²)(σ_s² + σ_g²)); 0/0 is 1
 
-Standard deviations and variances have ddof 1. The numbers are those of PySODMetrics 1.6.2, except the S-measure where
-its result is NaN (an empty rectangle, here left out) or depends on rounding (constant predictions). Sources: Achanta et
-al., CVPR 2009 (F); Perazzi et al., CVPR 2012 (MAE); Fan et al., ICCV 2017, arXiv:1708.00786 (S-measure).
+Deviations have ddof 1. As in PySODMetrics 1.6.2, except where its S-measure is NaN or depends on rounding.
+Sources: Achanta et al., CVPR 2009; Perazzi et al., CVPR 2012; Fan et al., ICCV 2017, arXiv:1708.00786.
 """
 
 from __future__ import annotations
@@ -24,19 +21,13 @@ from torch import Tensor
 __all__ = ["N_THRESHOLDS", "adaptive_f", "f_curve", "mean_absolute_error", "s_measure", "scale_to_range"]
 
 N_THRESHOLDS = 256
-"""Number of thresholds of the curve."""
 _BETA_SQUARED = 0.3
 _EPS = 2.0**-52
-"""The denominators of PySODMetrics contain it."""
+"""Added to denominators, as in PySODMetrics."""
 
 
 def scale_to_range(maps: Tensor, labelled: Tensor) -> Tensor:
-    """Return ``maps`` (B, H, W) with each image scaled to the range [0, 1], unless it is constant.
-
-    Args:
-        maps: predictions.
-        labelled: True for pixels that count (B, H, W); others become 0.
-    """
+    """Return ``maps`` scaled to [0, 1] by image, unless constant, and 0 where not ``labelled``; all (B, H, W)."""
     low = maps.masked_fill(~labelled, torch.inf).amin((1, 2), keepdim=True)
     high = maps.masked_fill(~labelled, -torch.inf).amax((1, 2), keepdim=True)
     scaled = torch.where(high > low, (maps - low) / (high - low), maps)
@@ -48,15 +39,15 @@ def mean_absolute_error(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tens
 
     Args:
         maps: predictions (B, H, W), float64, from :func:`scale_to_range`.
-        salient: True for pixels of salient objects (B, H, W).
-        labelled: True for pixels that count (B, H, W).
+        salient: True for salient pixels (B, H, W).
+        labelled: False for void pixels (B, H, W).
     """
     error = (maps - (salient & labelled).to(maps.dtype)).abs()
     return error.sum((1, 2)) / labelled.sum((1, 2))
 
 
 def adaptive_f(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
-    """Return F (B,) at the adaptive threshold; the arguments are those of :func:`mean_absolute_error`."""
+    """Return adaptive F (B,); arguments as in :func:`mean_absolute_error`."""
     thresholds = (2 * maps.sum((1, 2)) / labelled.sum((1, 2))).clamp(max=1)
     found = (maps >= thresholds[:, None, None]) & labelled
     hits, n_found, n_salient = (pixels.sum((1, 2)) for pixels in (found & salient, found, salient & labelled))
@@ -64,7 +55,7 @@ def adaptive_f(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
 
 
 def f_curve(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
-    """Return F (B, 256) at the thresholds t = 255 to 0; the arguments are those of :func:`mean_absolute_error`."""
+    """Return F (B, 256) for t = 255 to 0; arguments as in :func:`mean_absolute_error`."""
     levels = (maps * (N_THRESHOLDS - 1)).long()
     levels += N_THRESHOLDS * torch.arange(len(maps), device=maps.device)[:, None, None]
 
@@ -77,14 +68,13 @@ def f_curve(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
 
 
 def _f_measure(hits: Tensor, n_found: Tensor, n_salient: Tensor) -> Tensor:
-    """Return F from the numbers of true positive, found and salient pixels, of one shape or broadcast."""
     precision, recall = hits / n_found.clamp(min=1), hits / n_salient.clamp(min=1)
     product = (1 + _BETA_SQUARED) * precision * recall
     return product / torch.where(product == 0, 1, _BETA_SQUARED * precision + recall)
 
 
 def s_measure(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
-    """Return the S-measure (B,); the arguments are those of :func:`mean_absolute_error`."""
+    """Return the S-measure (B,); arguments as in :func:`mean_absolute_error`."""
     salient, background = salient & labelled, labelled & ~salient
     share, mean = salient.sum((1, 2)) / labelled.sum((1, 2)).double(), _mean(maps, labelled)
     of_object = share * _object_score(maps, salient) + (1 - share) * _object_score(1 - maps, background)
@@ -93,7 +83,7 @@ def s_measure(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
 
 
 def _mean(maps: Tensor, region: Tensor) -> Tensor:
-    """Return the mean (B,) of ``maps`` (B, H, W) over the True pixels of ``region`` (B, H, W); 0 without any."""
+    """Return the mean (B,) of ``maps`` (B, H, W) within ``region``, 0 if it is empty."""
     return (maps * region).sum((1, 2)) / region.sum((1, 2)).clamp(min=1)
 
 
@@ -120,7 +110,6 @@ def _region_score(maps: Tensor, salient: Tensor, labelled: Tensor) -> Tensor:
 
 
 def _structural_similarity(first: Tensor, second: Tensor, region: Tensor) -> Tensor:
-    """Return the similarity (B,) of two maps within ``region``, all (B, H, W)."""
     (x, dx), (y, dy) = (_centre(maps, region) for maps in (first, second))
     n = region.sum((1, 2)) - 1 + _EPS
     covariance, variances = ((values.sum((1, 2)) / n) for values in (dx * dy, dx.square() + dy.square()))
@@ -129,7 +118,7 @@ def _structural_similarity(first: Tensor, second: Tensor, region: Tensor) -> Ten
 
 
 def _centre(maps: Tensor, region: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (B,) within ``region`` and the differences from it (B, H, W), 0 outside."""
+    """Return the mean (B,) within ``region`` and the differences from it (B, H, W)."""
     low = maps.masked_fill(~region, torch.inf).amin((1, 2))
     low = torch.where(region.any(2).any(1), low, 0)
     # A constant region then differs from its mean by exactly 0.

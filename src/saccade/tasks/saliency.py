@@ -1,13 +1,12 @@
 """Prediction of where people look: a density over the pixels, measured against eye fixations.
 
-The network's logits z give the density Q = softmax(z) over all pixels of an image. The truth P is the map of fixations,
-blurred by a Gaussian of ``task.sigma`` pixels that counts nothing outside the image, divided by its sum.
+The density Q is the softmax of the logits over all pixels. The truth P is the map of fixations, 0 outside the image,
+blurred by a Gaussian of ``task.sigma`` pixels and divided by its sum.
 
-    loss = mean over the images with fixations of Σ P log(P / Q)
+    loss = mean of Σ P·log(P/Q) over the images with fixations
 
-The metrics are those of ``saccade.metrics.fixations``. The negatives of shuffled AUC are 10,000 fixations, or all if
-there are fewer, of the training images, drawn with a fixed seed; they are the same for every test image. Default sigma:
-15 of 512 pixels, which in OSIE (Xu et al., Journal of Vision, 2014) are close to one degree of visual angle.
+The negatives of shuffled AUC are at most 10,000 fixations of training images, drawn with a fixed seed, the same for
+every test image.
 """
 
 from __future__ import annotations
@@ -45,12 +44,10 @@ if TYPE_CHECKING:
 __all__ = ["Saliency"]
 
 _SIGMA = 15 / 512
-"""Default sigma as a fraction of the longer side."""
+"""Default sigma as a fraction of the longer side: about one degree of visual angle in OSIE."""
 _CENTRE_SIGMA = 96 / 512
-"""Sigma of the Gaussian at the centre, as a fraction of the longer side."""
 _N_NEGATIVES = 10_000
 _CHUNK = 16
-"""Number of images measured at once."""
 
 
 def _metric(name: str, key: str, margin: float, low: float | None, high: float | None, higher: bool = True) -> Metric:
@@ -117,15 +114,12 @@ class Saliency(Task):
         return self._measure(_predict(network, images), self._counts(targets))
 
     def _counts(self, targets: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """Return the number of fixations of each pixel (B, H, W), float64."""
         return count_fixations([target["points"] for target in targets], self.data.size)
 
     def _density(self, counts: Tensor) -> Tensor:
-        """Return the density (B, H, W) of fixations of ``counts`` (B, H, W)."""
         return normalise(blur(counts, self.sigma))
 
     def _measure(self, density: Tensor, counts: Tensor) -> Rows:
-        """Return the rows of ``density`` against the fixations of ``counts``, both (B, H, W)."""
         truth = self._density(counts)
         negatives = self._negatives.to(counts.device).expand_as(counts)
         return {
@@ -140,14 +134,14 @@ class Saliency(Task):
 
     @cached_property
     def _negatives(self) -> Tensor:
-        """Number of sampled training fixations in each pixel (H, W), float64."""
+        """Sampled training fixations per pixel (H, W)."""
         train = self.data.train
         points = torch.cat([train.target(i)["points"].as_subclass(Tensor) for i in range(len(train))])
         order = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))
         return count_fixations([points[order[:_N_NEGATIVES]]], self.data.size)[0]
 
     def _measure_test(self, measure: Callable[[list[Any]], Rows]) -> Rows:
-        """Return the rows of all test images; ``measure`` maps the targets of some images to their rows."""
+        """Return the rows of all test images; ``measure`` maps targets to rows."""
         targets = [self.data.test.target(i) for i in range(len(self.data.test))]
         return concatenate([measure(targets[n : n + _CHUNK]) for n in range(0, len(targets), _CHUNK)])
 
@@ -168,10 +162,10 @@ class Saliency(Task):
         return "where training images are looked at", self._measure_constant(self._density(mean))
 
     def references(self) -> dict[str, Rows]:
-        """Return rows of a Gaussian at the centre and, where viewers are known, of one half predicting the other.
+        """Return the rows of a Gaussian at the centre, and of one half of the viewers predicting the other.
 
-        The viewers of each image are divided alternately. Each half's blurred fixations are measured on those of the
-        other, and the two results averaged. Without two viewers of every test image, this is left out.
+        The viewers of an image alternate between the halves; the results of both directions are averaged. Left out
+        unless two viewers of every test image are known.
         """
         centre = gaussian_at_centre(self.data.size, _CENTRE_SIGMA * max(self.data.size))
         references = {"a Gaussian at the centre": self._measure_constant(centre)}
@@ -184,7 +178,7 @@ class Saliency(Task):
         halves = [self._counts([_half(target, n) for target in targets]) for n in (0, 1)]
         results = [self._measure(self._density(halves[n]), halves[1 - n]) for n in (0, 1)]
         rows = {key: (first + results[1][key]) / 2 for key, first in results[0].items()}
-        return {**rows, "fixations": sum(halves).sum((1, 2)).long()}
+        return {**rows, "fixations": (halves[0] + halves[1]).sum((1, 2)).long()}
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         counts = self._counts([self.data.test.target(i) for i in indices])
@@ -199,17 +193,16 @@ class Saliency(Task):
 
 
 def _predict(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the density (B, H, W), float64, that the network gives for images (B, C, H, W)."""
+    """Return the density (B, H, W), float64, for images (B, C, H, W)."""
     logits = network(images).double()
     return logits.flatten(1).softmax(1).view(len(images), *images.shape[2:])
 
 
 def _has_two_viewers(viewers: Tensor) -> bool:
-    """Return True if ``viewers`` (n,) are known and at least two."""
     return len(viewers) > 0 and int(viewers.min()) >= 0 and len(viewers.unique()) > 1
 
 
 def _half(target: Mapping[str, Tensor], half: int) -> dict[str, Tensor]:
-    """Return the fixations of every second viewer, from the first (``half`` 0) or the second (1)."""
+    """Return the fixations of every second viewer."""
     rank = target["viewers"].unique(return_inverse=True)[1]
     return {"points": target["points"].as_subclass(Tensor)[rank % 2 == half]}

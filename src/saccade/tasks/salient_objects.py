@@ -1,13 +1,10 @@
 """Salient object detection: every class of a mask but the background is salient.
 
-The network's logits z give the map S = sigmoid(z). Void pixels count nowhere. With the salient pixels G, over the
-labelled pixels i of each image:
+The map S is the sigmoid of the logits, G the salient pixels. The loss is the binary cross-entropy plus
 
-    cross-entropy  mean over all pixels of −G log S − (1 − G) log(1 − S)
-    IoU            mean over the images with a salient pixel of 1 − Σ_i S_i G_i / Σ_i (S_i + G_i − S_i G_i)
+    IoU = mean of 1 − ΣSG/Σ(S + G − SG) over the images with a salient pixel
 
-These are two of the three terms of BASNet (Qin et al., CVPR 2019), which has structural similarity too. The metrics are
-those of ``saccade.metrics.salient_objects``, with each prediction scaled to the range [0, 1].
+as in BASNet (Qin et al., CVPR 2019) without its third term. Void pixels do not count.
 """
 
 from __future__ import annotations
@@ -36,11 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["SalientObjects"]
 
 _BACKGROUND_NAMES = ("background", "0")
-"""Lower-case names that the first class of a mask has if it is the background; 0 if no file names the classes."""
+"""Lower-case names of the first class; 0 if no file names the classes."""
 _MAX_UNNAMED = 32
 """Number of classes without names from which masks are taken for grey levels."""
 _CHUNK = 16
-"""Number of images measured at once."""
 
 
 def _max_f(rows: Rows) -> float:
@@ -48,7 +44,6 @@ def _max_f(rows: Rows) -> float:
 
 
 def _max_f_without(rows: Rows, units: Tensor) -> Tensor:
-    """Return the maximum F without each unit of images (units,)."""
     curves, n_units = rows["f_curve"].double(), int(units.max()) + 1
     sums = curves.new_zeros(n_units, curves.shape[1]).index_add_(0, units, curves)
     sizes = units.bincount(minlength=n_units)
@@ -84,7 +79,6 @@ class SalientObjects(Task):
         return create_host(dense_model(model), 1, self.data.channels)
 
     def _check_masks(self) -> None:
-        """Raise UserError if the first class is not the background, or a test mask has no labelled pixel."""
         classes, test = self.data.classes, self.data.test
         if not classes or classes[0].lower() not in _BACKGROUND_NAMES:
             found = f"the first is {brief(classes[0])!r}" if classes else "there is none"
@@ -127,7 +121,6 @@ class SalientObjects(Task):
         return _measure(network(images)[:, 0].double().sigmoid(), targets)
 
     def _test_masks(self) -> Iterator[Tensor]:
-        """Yield the test masks, a few at a time (B, H, W)."""
         test = self.data.test
         for start in range(0, len(test), _CHUNK):
             yield torch.stack([_mask(test.target(i)) for i in range(start, min(start + _CHUNK, len(test)))])
@@ -161,7 +154,7 @@ def _mask(target: Any) -> Tensor:
 
 
 def _measure(probabilities: Tensor, masks: Tensor) -> Rows:
-    """Return the rows of predictions (B, H, W), float64, for masks (B, H, W); NaN where a prediction is not finite."""
+    """Return the rows of ``probabilities`` and ``masks``, both (B, H, W)."""
     labelled = masks != VOID
     salient = (masks > 0) & labelled
     is_finite = torch.isfinite(probabilities).all((1, 2))
