@@ -213,11 +213,22 @@ def write_masks(root):
     (root / "classes.txt").write_text("\n".join(CAMVID))
 
 
+def write_fixations(root):
+    """Write images and fixations of two viewers in the form of OSIE."""
+    rows = ["image,viewer,x,y,order"]
+    for n in range(16):
+        write_image(root / "images" / f"{1001 + n}.jpg", n)
+        rows += [f"{1001 + n}.jpg,{viewer},{20 + n + 3 * viewer},{12 + n},0" for viewer in range(2)]
+    (root / "fixations.csv").write_text("\n".join(rows))
+
+
 def writer_of(recipe):
     """Return the function that writes the images of a recipe; None for built-in images."""
     task, layout = recipe.task.name, recipe.data.layout
     if recipe.data.source == "digits":
         return None
+    if task == "saliency":
+        return write_fixations
     if task == "segment" or layout in ("image_masks", "voc_masks"):
         return write_masks
     if task == "multilabel" or layout in ("csv", "chestxray14"):

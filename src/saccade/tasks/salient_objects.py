@@ -57,8 +57,8 @@ _PLAIN: dict[str, Any] = {"unit": "", "low": 0.0, "high": 1.0, "digits": 3}
 class SalientObjects(Task):
     """Salient objects: the network maps images (B, C, H, W) to one tensor of logits (B, 1, H, W).
 
-    Rows: ``s_measure``, ``adaptive_f`` and ``mae`` (N,), float64; ``f_curve`` (N, 256), float32; ``salient``, the number
-    of salient pixels (N,).
+    Rows: ``s_measure``, ``adaptive_f`` and ``mae`` (N,), float64; ``f_curve`` (N, 256), float32; ``salient`` (N,), the
+    number of salient pixels.
     """
 
     target = "mask"
