@@ -33,6 +33,7 @@ FLOORS = [
     ],
     ["recipe_sections"],
     [
+        "heat_maps",
         "imagefiles",
         "metrics",
         "ops",

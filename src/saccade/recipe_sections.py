@@ -27,6 +27,8 @@ _MAX_THREADS = 1024
 """Upper limit of CPU threads: more than any machine with two sockets has."""
 _MAX_WORKERS = 256
 """Upper limit of data-loading processes, each of which takes a few hundred MB."""
+_MAX_SIGMA = 10_000
+"""Upper limit of blurring in pixels: more than the side of any image that networks are trained on."""
 _MAX_FLOAT32 = 1e38
 """Upper limit of real numbers, below the largest float32 (3.4e38)."""
 
@@ -95,7 +97,7 @@ class TaskSection(RecipeBase):
     """Task and metric."""
 
     name: Text = "auto"
-    """Task, such as ``classify``, ``multilabel`` or ``segment``; ``auto`` chooses it by the targets of the data."""
+    """Task, such as ``classify``, ``segment`` or ``saliency``; ``auto`` chooses it by the targets of the data."""
     metric: Text | None = None
     """Metric by which arms are compared. Default: the first metric of the task."""
     class_weights: Literal["balanced"] | None = None
@@ -103,6 +105,9 @@ class TaskSection(RecipeBase):
     for Nₖ of N training images or pixels in K classes; ``multilabel`` weights positives by negatives / positives.
     A class without training images or pixels has the weight 1.
     Default: no weights."""
+    sigma: float | None = Field(None, gt=0, le=_MAX_SIGMA)
+    """Standard deviation of the Gaussian that ``saliency`` blurs fixations with, in pixels of the network's input.
+    Default: 15/512 of the longer side."""
 
 
 class Model(RecipeBase):

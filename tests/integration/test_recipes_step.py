@@ -305,6 +305,15 @@ def write_coco(root):
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(coco))
 
 
+def write_fixations(root):
+    """Write images and fixations of two viewers in the form of OSIE."""
+    rows = ["image,viewer,x,y,order"]
+    for n in range(16):
+        write_image(root / "images" / f"{1001 + n}.jpg", n)
+        rows += [f"{1001 + n}.jpg,{viewer},{20 + n + 3 * viewer},{12 + n},0" for viewer in range(2)]
+    (root / "fixations.csv").write_text("\n".join(rows))
+
+
 def writer_of(recipe):
     """Return the function that writes the images of a recipe; None for built-in images."""
     task, layout, source = recipe.task.name, recipe.data.layout, recipe.data.source
@@ -312,6 +321,8 @@ def writer_of(recipe):
         return None
     if source in OWN_WRITERS:
         return OWN_WRITERS[source]
+    if task == "saliency":
+        return write_fixations
     if task == "segment" or layout in ("image_masks", "voc_masks"):
         return write_masks
     if task == "multilabel" or layout in ("csv", "chestxray14"):

@@ -58,6 +58,12 @@ def test_class_weights_are_refused_by_a_loss_without_them(task):
         type(task)(recipe, task.data)
 
 
+def test_sigma_is_refused_by_a_task_without_it(task):
+    recipe = Recipe().with_overrides({"task.sigma": 4})
+    with pytest.raises(UserError, match=r"task.sigma = 4: regress blurs no fixations"):
+        type(task)(recipe, task.data)
+
+
 def test_metrics_of_values_with_enough_images():
     test = open_data(Data(train_images=20, test_images=40, size=16), "label").test
     values = ["AP"] * 15 + ["PA"] * 14 + ["LL"] * 10 + [""]

@@ -11,7 +11,7 @@ from saccade.tasks.base import Task
 
 
 def test_every_task_is_complete():
-    assert tasks.names() == ["classify", "detect", "multilabel", "segment"]
+    assert tasks.names() == ["classify", "detect", "multilabel", "saliency", "salient_objects", "segment"]
     for name in tasks.names():
         kind = tasks.get(name)
         assert issubclass(kind, Task)
@@ -25,6 +25,8 @@ def test_the_data_decide_unless_the_recipe_does():
     assert tasks.choose_task(Recipe()) == "classify"
     assert tasks.choose_task(Recipe().with_overrides({"task.name": "segment"})) == "segment"
     assert tasks.choose_task(Recipe().with_overrides({"task.name": "multilabel"})) == "multilabel"
+    assert tasks.choose_task(Recipe().with_overrides({"task.name": "salient_objects"})) == "salient_objects"
+    assert tasks.choose_task(Recipe().with_overrides({"task.name": "saliency"})) == "saliency"
     with pytest.raises(UserError, match=r"no task 'segmnt'\. Did you mean 'segment'"):
         tasks.choose_task(Recipe().with_overrides({"task.name": "segmnt"}))
 

@@ -12,6 +12,8 @@ Handwritten Digits", UCI, 1998). A scene holds
 Overlapping ink is merged by the maximum, so nothing hides the target. Training and test scenes use disjoint source
 digits, two thirds and one third of each class. Scene *i* depends only on the seed, the split, *i*, the size and the
 options ``clutter`` and ``distractors``; its class is *i* mod 10, and its target does not depend on the options.
+
+Fixations are simulated: five viewers look six times each, three times in four at the target, else at a distractor.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, Mask
+from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 
 from saccade.data.samples import Target, Targets
 from saccade.errors import UserError, did_you_mean
@@ -46,6 +48,12 @@ MIN_SIZE = 16
 
 SPLITS: tuple[Literal["train", "test"], ...] = ("train", "test")
 _POSITION_TRIES = 16
+N_VIEWERS, N_FIXATIONS = 5, 6
+"""Simulated viewers of a scene, and fixations of each."""
+_AT_TARGET = 0.75
+_FIXATION_ERROR = 0.05
+"""Standard deviation from ink in x and y, as a fraction of the shorter side."""
+_FIXATION_STREAM = 1
 _INK_THRESHOLD = 0.3
 """Fraction of full ink from which a pixel belongs to a digit's mask."""
 
@@ -307,16 +315,17 @@ class _LazyTargets:
 
 
 def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
-    """Return the targets of ``scenes`` of the ``kind`` label, vector, mask, objects or none.
+    """Return the targets of ``scenes`` of the ``kind`` label, vector, mask, objects, fixations or none.
 
-    If ``fits_in_memory``, vectors and masks are computed at once and kept.
+    If ``fits_in_memory``, vectors, masks and fixations are computed at once and kept.
     """
     if kind == "label":
         return scenes.labels
     if kind == "none":
         return [None] * len(scenes)
-    targets = _LazyTargets(scenes, {"vector": _make_vector, "mask": _make_mask, "objects": _make_objects}[kind])
-    return [targets[i] for i in range(len(targets))] if fits_in_memory and kind in ("vector", "mask") else targets
+    makers = {"vector": _make_vector, "mask": _make_mask, "objects": _make_objects, "fixations": _make_fixations}
+    targets = _LazyTargets(scenes, makers[kind])
+    return [targets[i] for i in range(len(targets))] if fits_in_memory and kind != "objects" else targets
 
 
 def _make_vector(scenes: Scenes, i: int) -> Tensor:
@@ -339,3 +348,23 @@ def _make_objects(scenes: Scenes, i: int) -> dict[str, Tensor]:
     scene = scenes.scene(i)
     boxes = BoundingBoxes(scene.boxes, format="XYXY", canvas_size=scenes.size)
     return {"boxes": boxes, "labels": scene.box_labels, "masks": Mask(scene.masks.to(torch.uint8))}
+
+
+def _make_fixations(scenes: Scenes, i: int) -> dict[str, Tensor]:
+    """Return simulated fixations (n, 2) and their viewers (n,)."""
+    masks = scenes.scene(i).masks.numpy()
+    rng = np.random.default_rng([scenes.seed, SPLITS.index(scenes.split), i, _FIXATION_STREAM])
+    count = N_VIEWERS * N_FIXATIONS
+    digits = np.where(rng.random(count) < _AT_TARGET, 0, rng.integers(1, max(2, len(masks)), count)) % len(masks)
+    height, width = scenes.size
+    points = np.empty((count, 2))
+    for point, digit, uniform in zip(points, digits, rng.random(count), strict=True):
+        rows, columns = np.nonzero(masks[digit])
+        pixel = int(uniform * len(rows))
+        point[:] = columns[pixel] + 0.5, rows[pixel] + 0.5
+    points += rng.normal(0, _FIXATION_ERROR * min(height, width), (count, 2))
+    points = points.clip(0, np.nextafter(np.array([width, height], np.float32), np.float32(0)))
+    return {
+        "points": KeyPoints(torch.from_numpy(points).float(), canvas_size=(height, width)),
+        "viewers": torch.arange(N_VIEWERS).repeat_interleave(N_FIXATIONS),
+    }

@@ -62,11 +62,12 @@ class Masks(TargetSource):
         notify: receives progress events.
         options: ``data.options``. ``void``: names of the classes that become ``VOID``, separated by commas, or 255;
             False: no class; by default, names such as void. ``palette``: False to ignore palette colours.
-            ``upright_masks``: True if masks fit the upright image.
+            ``upright_masks``: True if masks fit the upright image. ``threshold``: grey level above which a pixel is
+            foreground.
 
     Raises:
         UserError: there are more than 255 class names, ``void`` names an unknown class, the values are grey levels, 255
-            may be a class or no class, or palettes differ.
+            may be a class or no class, palettes differ, or ``threshold`` is not possible.
     """
 
     def __init__(
@@ -94,7 +95,11 @@ class Masks(TargetSource):
         self._class_of_value = np.full(256, VOID, np.uint8)
         is_255_void = str(VOID) in _names_in(void)
         is_binary = VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2) and not is_255_void
-        if is_binary:
+        threshold = _read_threshold(options, class_map)
+        if threshold is not None:
+            self.classes = list(listed_names or _BINARY_CLASSES)
+            self._class_of_value[:] = np.arange(256) > threshold
+        elif is_binary:
             self.classes = list(listed_names) or list(_BINARY_CLASSES)
             self._class_of_value[[0, VOID]] = 0, 1
         else:
@@ -110,15 +115,16 @@ class Masks(TargetSource):
             self.classes = [name for name in names if name not in void_names]
             class_values = [value for value, name in enumerate(names) if name not in void_names]
             self._class_of_value[class_values] = range(len(self.classes))
+        n_values = len(names) if threshold is None else 256
         for path in [path for path in sizes if path not in self.problems]:
-            if problem := self._infos[path].problem or _mismatch(self._infos[path], sizes[path], len(names)):
+            if problem := self._infos[path].problem or _mismatch(self._infos[path], sizes[path], n_values):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, which {problem}"
             elif options.get("upright_masks") is not True and (problem := _orientation_problem(self._infos[path])):
                 self.problems[path] = f"has the mask {brief(masks[path].relative_to(root))}, and {problem}"
         if not class_map.colours and options.get("palette") is not False:
             self._refuse_different_palettes()
         self.notes = ["the masks hold only one class"] if values and len(self.classes) < 2 else []
-        unused = sorted(set(range(len(names))) - values) if values - {VOID} else []
+        unused = sorted(set(range(len(names))) - values) if values - {VOID} and threshold is None else []
         if listed_names and unused[:1] == [0] and not class_map.colours and not is_binary:
             self.notes.append(
                 f"no mask has the value 0, the class {brief(names[0])!r}; if masks count from 1, name a class before it"
@@ -246,8 +252,29 @@ def _describe_grey_levels(levels: Sequence[int], n_unused: int) -> str:
     shown = f"{', '.join(map(str, levels[:5]))}{', …' * (len(levels) > 5)}"
     return (
         f"the masks hold {shown}, which are grey levels: as class indices, {n_unused} of the classes 0 to {levels[-1]} "
-        "would be in no mask. Write 0, 1, 2, …, or list the name of every index in classes.txt"
+        "would be in no mask. Write 0, 1, 2, …, or list the name of every index in classes.txt, or set "
+        "data.options.threshold = 128 if the pixels above 128 are the foreground"
     )
+
+
+def _read_threshold(options: Mapping[str, Any], class_map: ClassMap) -> int | None:
+    """Return ``data.options.threshold``; raise UserError if it is not possible."""
+    threshold = options.get("threshold")
+    if threshold is None:
+        return None
+    if isinstance(threshold, bool) or not isinstance(threshold, int) or not 0 <= threshold < VOID:
+        raise UserError(f"data.options.threshold = {threshold!r}: a whole number from 0 to {VOID - 1} is needed")
+    if "void" in options:
+        raise UserError(
+            "data.options.threshold makes every pixel background or foreground; leave data.options.void out"
+        )
+    if class_map.colours or len(class_map.names) not in (0, 2):
+        found = f"{len(class_map.names)} classes{' with colours' * bool(class_map.colours)}"
+        raise UserError(
+            f"data.options.threshold makes two classes of grey levels; {class_map.file_name} has {found}. Leave the "
+            "option or that file out"
+        )
+    return threshold
 
 
 def _resolve_void(void: Any, class_names: Sequence[str]) -> set[str]:

@@ -10,7 +10,7 @@ from saccade.builders import is_builder
 from saccade.models._detectors import is_detector
 from saccade.recipe import Model
 
-__all__ = ["encoder_of", "has_encoder", "is_dense"]
+__all__ = ["dense_model", "encoder_of", "has_encoder", "is_dense"]
 
 
 def is_dense(name: str) -> bool:
@@ -29,6 +29,14 @@ def is_dense(name: str) -> bool:
 def has_encoder(name: str) -> bool:
     """Return True if the network ``name`` is a dense network or a detector."""
     return is_dense(name) or is_detector(name)
+
+
+def dense_model(model: Model) -> Model:
+    """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
+    if is_dense(model.name):
+        return model
+    options = {"encoder": model.name, "encoder_options": model.options}
+    return model.model_copy(update={"name": "fcn", "options": options})
 
 
 def encoder_of(model: Model) -> str | None:

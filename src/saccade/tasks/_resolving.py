@@ -16,6 +16,8 @@ _GEOMETRY_KEYS = ("size", "crop_pct")
 """Keys that resize or crop images; left unset for targets with coordinates, such as masks."""
 _IMAGE_TARGETS = ("label", "vector")
 """Kinds of targets without coordinates: one class index, or a vector of 0/1 labels, per image."""
+_PIXEL_TARGETS = ("mask", "fixations")
+"""Kinds of targets whose tasks need a network with an output per pixel."""
 
 
 def resolve(recipe: Recipe, target: str) -> Recipe:
@@ -99,7 +101,7 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     )
     # Site paths change if the network becomes the encoder of another network.
     host_name = name.partition(".")[0]
-    if target == "mask" and not is_dense(name):
+    if target in _PIXEL_TARGETS and not is_dense(name):
         host_name = "fcn"
     elif target == "objects" and not is_detector(name):
         host_name = DEFAULT_DETECTOR

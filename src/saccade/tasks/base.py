@@ -128,9 +128,10 @@ class Task(ABC):
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
         has_class_weights: True if the loss supports ``task.class_weights``.
         has_positions: True if targets are positions in the image.
+        has_sigma: True if the task blurs fixations by ``task.sigma``.
 
     Raises:
-        UserError: the recipe sets ``task.class_weights``, and the loss has none.
+        UserError: the recipe sets ``task.class_weights`` or ``task.sigma``, and the task has none.
     """
 
     target: ClassVar[str]
@@ -139,12 +140,18 @@ class Task(ABC):
     truth_keys: ClassVar[tuple[str, ...]] = ()
     has_class_weights: ClassVar[bool] = False
     has_positions: ClassVar[bool] = False
+    has_sigma: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
         if recipe.task.class_weights is not None and not self.has_class_weights:
             raise UserError(
                 f"task.class_weights = {recipe.task.class_weights!r}: the loss of {type(self).__name__.lower()} has no "
                 "class weights; leave the key out"
+            )
+        if recipe.task.sigma is not None and not self.has_sigma:
+            raise UserError(
+                f"task.sigma = {recipe.task.sigma:g}: {type(self).__name__.lower()} blurs no fixations; leave the key "
+                "out"
             )
         self.recipe, self.data = recipe, data
 

@@ -29,7 +29,7 @@ from saccade.data.samples import VOID
 from saccade.errors import UserError
 from saccade.escaping import brief
 from saccade.metrics.metric import Metric
-from saccade.models import create_host, host_as_saved, is_dense
+from saccade.models import create_host, dense_model, host_as_saved
 from saccade.recipe import Model
 from saccade.tasks.base import Drawing, Task, logits_problem
 
@@ -105,21 +105,14 @@ class Segment(Task):
         counts = sum((_histogram(mask) for mask in masks), torch.zeros(VOID + 1, dtype=torch.int64))
         return counts[: len(self.data.classes)]
 
-    def _dense_model(self, model: Model) -> Model:
-        """Return ``model`` if it outputs logits per pixel, else an FCN with ``model`` as its encoder."""
-        if is_dense(model.name):
-            return model
-        options = {"encoder": model.name, "encoder_options": model.options}
-        return model.model_copy(update={"name": "fcn", "options": options})
-
     def build(self, model: Model) -> nn.Module:
         if len(classes := self.data.classes) < 2:
             found = brief(", ".join(classes) or "none")
             raise UserError(f"the masks have {len(classes)} classes besides void ({found}); 2 or more are needed")
-        return create_host(self._dense_model(model), len(self.data.classes), self.data.channels)
+        return create_host(dense_model(model), len(self.data.classes), self.data.channels)
 
     def host(self, model: Model) -> Mapping[str, Any]:
-        return host_as_saved(self._dense_model(model), len(self.data.classes), self.data.channels)
+        return host_as_saved(dense_model(model), len(self.data.classes), self.data.channels)
 
     def output_problem(self, output: Any, images: Tensor) -> str | None:
         return logits_problem(output, (len(images), len(self.data.classes), *images.shape[2:]))

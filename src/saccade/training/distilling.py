@@ -90,7 +90,7 @@ class Teacher:
         return teacher
 
     def _verify(self, task: Task, setting: str) -> None:
-        """Raise UserError unless the output for two images fits the task."""
+        """Raise UserError unless the output for two images fits the task and has two classes."""
         size = (task.data.channels, *task.data.size)
         images: Tensor = example_input(self._network, size, batch=2)[0]
         try:
@@ -100,6 +100,11 @@ class Teacher:
             raise UserError(f"{setting} on images of {'×'.join(map(str, size))}: {message}") from error
         if mismatch := task.output_problem(output, images):
             raise UserError(f"{setting} {mismatch}")
+        if output.shape[1] < 2:
+            raise UserError(
+                f"{setting} has one output per pixel or image; a teacher gives probabilities of classes, 2 or more are "
+                "needed; leave it out"
+            )
 
     def to(self, device: torch.device) -> None:
         """Move the teacher to ``device``."""

@@ -250,8 +250,41 @@ def test_objects_are_boxes_labels_and_masks():
     assert target["labels"].tolist() == scene.box_labels.tolist()
     torch.testing.assert_close(target["masks"].as_subclass(torch.Tensor).bool(), scene.masks, rtol=0, atol=0)
     assert open_data(Data(train_images=20, test_images=20), "none").test.target(3) is None
-    with pytest.raises(UserError, match="digits gives label or vector or mask or objects; fixations is needed"):
-        open_data(Data(), "fixations")
+    with pytest.raises(UserError, match="digits gives label or vector or mask or objects or fixations; depth is"):
+        open_data(Data(), "depth")
+
+
+@pytest.mark.parametrize("cache", [samples.MEMORY_LIMIT, 0])
+def test_fixations_are_near_the_digits_and_mostly_near_the_target(monkeypatch, cache):
+    monkeypatch.setattr("saccade.data.samples.MEMORY_LIMIT", cache)
+    spec = Data(size=(40, 56), train_images=40, test_images=40, options={"clutter": 4, "distractors": 2})
+    split = open_data(spec, "fixations")
+    assert (split.classes, split.target) == ([], "fixations")
+    drawn = Scenes("test", 40, (40, 56), clutter=4, distractors=2)
+    at_target, at_digits = [], []
+    for i in range(40):
+        target, masks = split.test.target(i), drawn.scene(i).masks
+        assert target["viewers"].tolist() == [viewer for viewer in range(5) for _ in range(6)]
+        assert target["points"].canvas_size == (40, 56)
+        points = target["points"].as_subclass(torch.Tensor)
+        assert ((points >= 0) & (points < torch.tensor([56.0, 40.0]))).all()
+        ink = [mask.nonzero().flip(1) + 0.5 for mask in masks]
+        distances = torch.stack([torch.cdist(points, pixels).min(1).values for pixels in ink])
+        at_target += (distances.argmin(0) == 0).tolist()
+        at_digits += distances.min(0).values.tolist()
+    assert 0.65 < np.mean(at_target) < 0.85
+    assert np.mean(at_digits) < 3  # the error is 2 pixels in x and in y
+    again = open_data(spec, "fixations").test.target(7)["points"]
+    torch.testing.assert_close(again, split.test.target(7)["points"], rtol=0, atol=0)
+    other = open_data(spec.model_copy(update={"split_seed": 1}), "fixations").test.target(7)["points"]
+    assert (again - other).abs().max() > 1
+
+
+def test_fixations_of_a_digit_without_distractors():
+    spec = Data(size=16, train_images=12, test_images=12, options={"clutter": 0, "distractors": 0})
+    for i in range(12):
+        target = open_data(spec, "fixations").train.target(i)
+        assert target["points"].shape == (30, 2)
 
 
 def test_vectors_name_the_target_and_the_distractors():

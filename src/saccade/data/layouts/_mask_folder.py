@@ -33,6 +33,7 @@ class MaskFolderLayout(FolderLayout):
             "group": "folder or prefix (name without the digits at its end): images of one are kept in one split",
             "palette": "false: palette indices are the classes, though palettes differ",
             "upright_masks": "true: masks fit the images as turned by EXIF",
+            "threshold": "grey level, such as 128, above which a pixel is foreground and else background",
         }
     )
 

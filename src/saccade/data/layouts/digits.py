@@ -1,4 +1,4 @@
-"""Synthetic scenes of handwritten digits, generated without a download: labels, label vectors, masks and objects.
+"""Synthetic scenes of handwritten digits, generated without a download: labels, vectors, masks, objects, fixations.
 
 The source is the word ``digits``, which no other layout reads.
 """
@@ -29,9 +29,11 @@ class Digits(Layout):
 
     name = "digits"
     rank = 0
-    targets = ("label", "vector", "mask", "objects")
+    targets = ("label", "vector", "mask", "objects", "fixations")
     sources = ("digits",)
-    task_recipes = MappingProxyType({"detect": "digits_detect", "multilabel": "digits_multilabel"})
+    task_recipes = MappingProxyType(
+        {"detect": "digits_detect", "multilabel": "digits_multilabel", "saliency": "digits_saliency"}
+    )
     n_seeds = 3
     caveat = (
         "This is a smoke test. Its images are generated from handwritten digits, so that it needs no download; these "
@@ -78,7 +80,7 @@ class Digits(Layout):
             test=sets[1],
             val=None,
             target=target,
-            classes={"mask": [_BACKGROUND, *CLASSES], "none": []}.get(target, list(CLASSES)),
+            classes={"mask": [_BACKGROUND, *CLASSES], "fixations": [], "none": []}.get(target, list(CLASSES)),
             channels=1,
             size=train.size,
             mean=mean,

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from markupsafe import Markup
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import channel_means, gate_maps, is_spatial, passed_fractions, site_to_show
+from saccade.heat_maps import COLOURS, draw_heat_map
 from saccade.metrics.rows import Rows, count_images, select_images
 from saccade.recipe import short_repr
 from saccade.runfiles import read_rows
@@ -45,10 +45,6 @@ MIN_MAP_SIDE = 7
 """Maps with a smaller side are shown only if there is no larger one."""
 STRIP_WIDTH = 64
 """Number of values in a strip of channels; more channels are averaged in groups."""
-COLOURS = (
-    "#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6dcd59", "#b4de2c", "#fde725",
-)  # fmt: skip
-"""Ten steps of the colour map viridis."""
 MIN_COLOUR_SPAN = 0.05
 """Smallest range of a colour scale, so that noise does not appear as a pattern."""
 
@@ -238,7 +234,7 @@ def _column(
         scale_ends = format_number(low), format_number(high)
         for k, heat_map in enumerate(heat_maps):
             range_text = f"{format_number(float(heat_map.min()))} to {format_number(float(heat_map.max()))} passes"
-            colours = _colour_map((heat_map - low) / (high - low))
+            colours = draw_heat_map((heat_map - low) / (high - low))
             overlays[k] = _overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
     column = {"style": context.styles[arm.name], "seed": run.seed, "site": label, "scale_ends": scale_ends}
     return column | {"overlays": overlays, "drawings": drawings}
@@ -277,14 +273,6 @@ def _channel_strip(gate: Tensor) -> Tensor:
     if channels.shape[-1] > STRIP_WIDTH:
         return F.adaptive_avg_pool1d(channels, STRIP_WIDTH)[:, 0]
     return F.interpolate(channels, STRIP_WIDTH, mode="nearest")[:, 0]
-
-
-def _colour_map(values: Tensor) -> Image.Image:
-    """Return a map (h, w) in [0, 1] as an image in viridis colours."""
-    stops = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], dtype=np.float64)
-    positions = values.clamp(0, 1).double().numpy() * (len(stops) - 1)
-    channels = [np.interp(positions, np.arange(len(stops)), stops[:, c]) for c in range(3)]
-    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))
 
 
 ArmCell = tuple[Markup | None, Drawing, Markup | None]
