@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,12 @@ _FIXED_SIZES = ("eval_size", "anchor_image_size")
 """Settings that fix the size of the image, which the wrapper leaves free."""
 _DRAWN_BY_TRANSFORMERS = frozenset({"class_embed", "enc_score_head", "enc_bbox_head", "value_proj", "output_proj"})
 """Layers with an initialisation of their own in transformers; those that start at 0 are not listed."""
+_RENAMED_KEYS = (
+    (r"\bout_proj\b", "o_proj"),
+    (r"\blayers\.(\d+)\.fc", r"layers.\1.mlp.fc"),
+    (r"\bencoder\.encoder\.", "encoder.aifi."),
+)
+"""Patterns of the keys that transformers writes into files, and what its modules are called."""
 _LOSSES = ("vfl", "bbox", "giou")
 """Losses of transformers: varifocal loss of the classes, L1 and generalised IoU of the boxes."""
 
@@ -139,6 +147,19 @@ class RTDetr(nn.Module):
         backbone: nn.Module = self.network.model.backbone.model
         return backbone
 
+    def convert_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of a file that transformers saved, under the keys of this network; others unchanged."""
+        if not any(key.startswith("model.decoder.") for key in weights):
+            return dict(weights)
+        converted = {}
+        for key, value in weights.items():
+            for pattern, replacement in _RENAMED_KEYS:
+                key = re.sub(pattern, replacement, key)
+            # Old releases also saved the heads of the decoder under a second key.
+            if not key.startswith(("class_embed.", "bbox_embed.")):
+                converted[f"network.{key}"] = value
+        return converted
+
     def forward(self, x: Tensor, targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
         """Return detections, or in training mode with ``targets`` the losses.
 
@@ -189,7 +210,10 @@ class RTDetr(nn.Module):
         scores = logits.sigmoid() if config.use_focal_loss else logits.softmax(-1)
         best, indices = scores.flatten(1).topk(min(self.detections, scores[0].numel()))
         n_classes = scores.shape[-1]
-        corners = box_convert(boxes, "cxcywh", "xyxy").gather(1, (indices // n_classes)[..., None].expand(-1, -1, 4))
+        # box_convert would split the coordinates into tensors (B, Q), which look like one vector per image.
+        centres, halves = boxes[..., :2], boxes[..., 2:] / 2
+        corners = torch.cat([centres - halves, centres + halves], -1)
+        corners = corners.gather(1, (indices // n_classes)[..., None].expand(-1, -1, 4))
         clipped = clip_boxes_to_image(corners, size)
         inside = (clipped[..., 2:] > clipped[..., :2]).all(-1)
         return [
@@ -305,7 +329,7 @@ def _settings_for(network: Any, settings: Mapping[str, Any], encoder: str) -> di
         UserError: the strides of the feature maps do not double from one to the next.
     """
     strides, n = network.feature_info.reduction(), len(network.feature_info.reduction())
-    if any(coarse != 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False)):
+    if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):
         raise UserError(
             f"the encoder {encoder} has feature maps at strides {', '.join(map(str, strides))}; each must be twice the "
             "one before"
@@ -334,14 +358,14 @@ def _projections(widths: Sequence[int], hidden: int) -> nn.ModuleList:
 def _reset_parameters(network: nn.Module) -> None:
     """Draw the layers that transformers draws from N(0, 0.01²) as PyTorch does; set norms to 1."""
     for name, module in network.named_modules():
-        if name.startswith("model.backbone."):
+        if name.startswith("model.backbone.") or not _DRAWN_BY_TRANSFORMERS.isdisjoint(name.split(".")):
             continue
-        if isinstance(module, nn.BatchNorm2d) or (
-            isinstance(module, nn.Conv2d | nn.Linear)
-            and not any(part in _DRAWN_BY_TRANSFORMERS for part in name.split("."))
-            and bool(module.weight.any())
-        ):
+        if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            starts_at_zero = not module.weight.is_meta and not bool(module.weight.any())
+            if not starts_at_zero:
+                module.reset_parameters()
 
 
 def options_as_saved(options: Mapping[str, Any]) -> dict[str, Any]:
