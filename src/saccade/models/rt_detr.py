@@ -141,18 +141,13 @@ class RTDetr(nn.Module):
         }
         self.default_cfg = self.pretrained_cfg
 
-    @property
-    def encoder(self) -> nn.Module:
-        """Network that computes the feature maps: timm's, or the backbone of transformers."""
-        backbone: nn.Module = self.network.model.backbone.model
-        return backbone
-
     def convert_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the weights of a file that transformers saved, under the keys of this network; others unchanged."""
         if not any(key.startswith("model.decoder.") for key in weights):
             return dict(weights)
         converted = {}
-        for key, value in weights.items():
+        for saved_key, value in weights.items():
+            key = saved_key
             for pattern, replacement in _RENAMED_KEYS:
                 key = re.sub(pattern, replacement, key)
             # Old releases also saved the heads of the decoder under a second key.
