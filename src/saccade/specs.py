@@ -113,6 +113,8 @@ class Spec:
     """Inputs besides the feature map: its height and width (``size``), vectors of the ``previous stage``, the
     channels of a concatenation that are the ``skip``'s.
     """
+    moves_features: bool = False
+    """True if features leave their positions, which displaces predicted boxes and masks."""
     published: tuple[PublishedResult, ...] = ()
     timm: str | None = None
     """Name of the closest layer in timm."""
@@ -153,6 +155,8 @@ class Spec:
                 raise UserError(f"{owner}: SPEC's code must list 'owner/name' or 'owner/name (options)', got {entry!r}")
         if not isinstance(values.get("neutral", False), bool | str):
             raise UserError(f"{owner}: SPEC's neutral must be True, False or text, got {values['neutral']!r}")
+        if not isinstance(values.get("moves_features", False), bool):
+            raise UserError(f"{owner}: SPEC's moves_features must be True or False, got {values['moves_features']!r}")
         values["gate"] = _gate_range(values.get("gate"), owner)
         try:
             if values.get("paper") is not None:

@@ -40,6 +40,7 @@ SPEC = {
     "evidence": "paper",
     "position": {"default": "stage[:-1]"},
     "limits": ["hidden and regions must be positive"],
+    "moves_features": True,
 }  # fmt: skip
 
 

@@ -6,13 +6,14 @@ from importlib import import_module
 
 from saccade.models._checkpoint import head_paths, is_attention_key, saved_network_config
 from saccade.models._dense import encoder_of, is_dense
+from saccade.models._detectors import DEFAULT_DETECTOR, is_detector
 from saccade.models._host import create_host, host_as_saved
 from saccade.models._weight_settings import find_weight_settings
 from saccade.registry import Registry
 
 __all__ = [
-    "create_host", "encoder_of", "find_weight_settings", "head_paths", "host_as_saved", "is_attention_key", "is_dense",
-    "names", "saved_network_config",
+    "DEFAULT_DETECTOR", "create_host", "encoder_of", "find_weight_settings", "head_paths", "host_as_saved",
+    "is_attention_key", "is_dense", "is_detector", "names", "saved_network_config",
 ]  # fmt: skip
 
 names = Registry[object](__name__, "architecture").names

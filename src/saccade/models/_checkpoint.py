@@ -23,6 +23,8 @@ __all__ = ["head_paths", "is_attention_key", "load_initial_weights", "read_metad
 
 _log = logging.getLogger("saccade")
 _WEIGHTS_FILE = "model.safetensors"
+_ENCODER_PATHS = ("encoder", "backbone.encoder")
+"""Paths of the encoder in dense networks and in detectors."""
 
 
 def load_initial_weights(host: nn.Module, model: Model) -> None:
@@ -118,12 +120,13 @@ def _load_host_or_encoder(
     path: Path,
     optional_modules: Collection[str] = (),
 ) -> None:
-    """Load ``weights`` into ``host``, or into the host's encoder if no key starts with ``encoder.``.
+    """Load ``weights`` into ``host``, or into the host's encoder if none of the keys is below the encoder's path.
 
     ``setting`` and ``path`` name the source of the weights in messages; ``optional_modules`` as in :func:`_load`.
     """
-    if encoder_of(model) is not None and not any(key.startswith("encoder.") for key in weights):
-        host = _network_of_timm(host.get_submodule("encoder"))
+    encoder_path = _encoder_path(host) if encoder_of(model) is not None else None
+    if encoder_path is not None and not any(key.startswith(f"{encoder_path}.") for key in weights):
+        host = _network_of_timm(host.get_submodule(encoder_path))
         keys = {key: _classifier_key(key, weights) for key in host.state_dict()}
         loaded = {key: weights[name] for key, name in keys.items() if name in weights}
         extra_keys = [key for key in weights if key not in keys.values()]
@@ -134,6 +137,12 @@ def _load_host_or_encoder(
             )  # fmt: skip
         weights = loaded
     _load(host, weights, setting, path, optional_modules)
+
+
+def _encoder_path(host: nn.Module) -> str | None:
+    """Return the path of the host's encoder, or None if it is at neither of the usual paths."""
+    paths = {path for path, _ in host.named_modules()}
+    return next((path for path in _ENCODER_PATHS if path in paths), None)
 
 
 def _network_of_timm(encoder: nn.Module) -> nn.Module:

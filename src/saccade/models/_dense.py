@@ -1,4 +1,4 @@
-"""Dense networks, which output logits (B, K, H, W), and their encoders."""
+"""Dense networks, which output logits (B, K, H, W), and the encoders of dense networks and detectors."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import inspect
 from timm.models import get_pretrained_cfg, model_entrypoint
 
 from saccade.builders import is_builder
+from saccade.models._detectors import is_detector
 from saccade.recipe import Model
 
-__all__ = ["encoder_of", "is_dense"]
+__all__ = ["encoder_of", "has_encoder", "is_dense"]
 
 
 def is_dense(name: str) -> bool:
@@ -25,14 +26,19 @@ def is_dense(name: str) -> bool:
     return config is not None and "dense" in (config.notes or ())
 
 
+def has_encoder(name: str) -> bool:
+    """Return True if the network ``name`` is a dense network or a detector."""
+    return is_dense(name) or is_detector(name)
+
+
 def encoder_of(model: Model) -> str | None:
-    """Return the name of the timm network inside the dense network ``model``; None if it has none.
+    """Return the name of the timm network inside the dense network or detector ``model``; None if it has none.
 
     It is the option ``encoder``, or the default of that argument.
     """
     if "encoder" in model.options:
         return str(model.options["encoder"])
-    if is_builder(model.name) or not is_dense(model.name):
+    if is_builder(model.name) or not has_encoder(model.name):
         return None
     argument = inspect.signature(model_entrypoint(model.name.partition(".")[0])).parameters.get("encoder")
     return None if argument is None else str(argument.default)

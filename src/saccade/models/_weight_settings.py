@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg
 from saccade.builders import is_builder
 from saccade.errors import UserError
 from saccade.models._checkpoint import read_metadata, saved_network_config
-from saccade.models._dense import encoder_of, is_dense
+from saccade.models._dense import encoder_of, has_encoder
 from saccade.models._user_functions import build_with_function
 from saccade.recipe import Model
 
@@ -90,7 +90,7 @@ def _settings_of_run(model: Model, folder: Path) -> WeightSettings:
     host = config["host"] or {}
     name, options = host.get("timm"), dict(host.get("options") or {})
     encoder = encoder_of(model)
-    if name is not None and _base(name) != _base(model.name) and is_dense(name):
+    if name is not None and _base(name) != _base(model.name) and has_encoder(name):
         name, options = options.get("encoder"), dict(options.get("encoder_options") or {})
     if name is not None and _base(name) not in (_base(model.name), _base(encoder)):
         raise UserError(f"model.init_from: {folder} holds the network {name!r}; model.name is {model.name!r}")

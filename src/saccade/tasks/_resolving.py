@@ -88,7 +88,7 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     """
     if recipe.model.init_from is None or recipe.attention.start != "auto":
         return None
-    from saccade.models import is_dense, saved_network_config
+    from saccade.models import DEFAULT_DETECTOR, is_dense, is_detector, saved_network_config
 
     folder, name = Path(recipe.model.init_from), recipe.model.name
     previous, done = read_recipe(folder / "recipe.toml"), read_done(folder / "done.json")
@@ -97,8 +97,12 @@ def _previous_start(recipe: Recipe, target: str) -> str | None:
     has_same_plugs = all(
         getattr(previous.attention, key) == getattr(recipe.attention, key) for key in ("mechanism", "control", "where")
     )
-    # Site paths change if the network becomes the encoder of an FCN or of another network.
-    host_name = "fcn" if target == "mask" and not is_dense(name) else name.partition(".")[0]
+    # Site paths change if the network becomes the encoder of another network.
+    host_name = name.partition(".")[0]
+    if target == "mask" and not is_dense(name):
+        host_name = "fcn"
+    elif target == "objects" and not is_detector(name):
+        host_name = DEFAULT_DETECTOR
     saved_name = (saved_network_config(folder)["host"] or {}).get("timm")
     if has_same_plugs and (saved_name is None or saved_name.partition(".")[0] == host_name):
         return done.get("start")

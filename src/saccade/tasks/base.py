@@ -75,7 +75,24 @@ if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Drawing", "Phase", "Task", "logits_problem"]
+__all__ = ["Box", "Drawing", "Phase", "Task", "logits_problem"]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Rectangle of a drawing; corners are fractions of the image's width and height.
+
+    Attributes:
+        label: index of the class, which decides the colour.
+        text: short text, such as "dog 0.93"; "" for none.
+    """
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    label: int
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,11 +103,15 @@ class Drawing:
         caption: short text, such as a class name.
         right: True if the prediction is correct; None for the ground truth, or if correctness is not binary.
         picture: figure, such as a coloured mask; None if the caption suffices.
+        boxes: rectangles over the picture, or over the image without a picture.
+        smooth: True if the picture may be interpolated, as a heat map; False for a mask.
     """
 
     caption: str
     right: bool | None = None
     picture: Image | None = None
+    boxes: tuple[Box, ...] = ()
+    smooth: bool = False
 
 
 class Task(ABC):
@@ -106,6 +127,7 @@ class Task(ABC):
         metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
         has_class_weights: True if the loss supports ``task.class_weights``.
+        has_positions: True if targets are positions in the image, which a mechanism that moves maps displaces.
 
     Raises:
         UserError: the recipe sets ``task.class_weights``, and the loss has none.
@@ -116,6 +138,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     truth_keys: ClassVar[tuple[str, ...]] = ()
     has_class_weights: ClassVar[bool] = False
+    has_positions: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
         if recipe.task.class_weights is not None and not self.has_class_weights:
@@ -144,8 +167,18 @@ class Task(ABC):
         """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
         The message is a predicate whose subject is the network: "gives …; … is needed". The check runs before
-        training, with two images, in eval mode; for a user's function without ``training_loss`` also in training mode.
+        training, with two images, in eval mode.
         """
+
+    def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
+        """Return None if ``network`` can be trained on ``images`` (B, C, H, W), else a message with what to do.
+
+        The network is that of a user's function without ``training_loss``, in training mode.
+        """
+        problem = self.output_problem(network(images), images)
+        return problem and (
+            f"{problem}. Build it without its auxiliary outputs, or give it a method training_loss(images, targets)"
+        )
 
     @abstractmethod
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
@@ -168,6 +201,10 @@ class Task(ABC):
     @abstractmethod
     def trivial_baseline(self) -> tuple[str, Rows]:
         """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
+
+    def references(self) -> dict[str, Rows]:
+        """Return the rows of further predictions on all test images by name, such as "one viewer"; none by default."""
+        return {}
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
         """Return the training phases of ``network.training_phases()`` or the recipe, else one phase of all epochs.

@@ -86,8 +86,8 @@ class Segment(Task):
         Metric(name="Dice", score=lambda rows: float(_dice(rows).nanmean()), by_class=_dice, **_PERCENT),
         Metric(name="pixel accuracy", score=_accuracy, **_PERCENT),
     )
-
     has_class_weights = True
+    has_positions = True
 
     @cached_property
     def _class_weights(self) -> Tensor | None:

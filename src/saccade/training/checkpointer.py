@@ -89,7 +89,7 @@ class Checkpointer(Callback):
     def _begin_epoch(self, epoch: int) -> None:
         # Undo Lightning's handler, which delays SIGTERM to the end of the epoch: a run may stop at any moment.
         restore_handler(signal.SIGTERM, self._sigterm_handler)
-        # Seeded per epoch, so that no generator state needs saving.
+        # Seeded per epoch, and per step in the module, so that no generator state needs saving.
         torch.manual_seed(derive_seed(self._seed, "epoch", epoch))
         self.sampler.set_epoch(epoch)
         self._began = time.monotonic()

@@ -22,6 +22,7 @@ from saccade.training.distilling import Teacher
 from saccade.training.divergence import DivergenceError, locate_nonfinite
 from saccade.training.freezing import fully_frozen_modules, set_eval
 from saccade.training.mixing import Mixing
+from saccade.training.network import derive_seed
 from saccade.training.optimizers import build_optimizer, clip_gradients
 from saccade.training.schedules import lr_factor
 
@@ -172,8 +173,10 @@ class TaskModule(LightningModule):
         set_eval(self.frozen)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate of the step."""
+        """Set the learning rate of the step, and seed torch's global generator."""
         training = self.task.recipe.training
+        # Per step, so that what one step draws, such as the proposals of a detector, does not change the next.
+        torch.manual_seed(derive_seed(training.seed, "epoch", self.epoch, "step", batch_idx))
         factor = lr_factor(self._step(batch_idx), self.steps_per_epoch, self.phase.epochs, training)
         for group, base in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = base * factor

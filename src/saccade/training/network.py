@@ -151,15 +151,12 @@ def _check_host(host: nn.Module, task: Task) -> None:
         except Exception:  # a host that cannot be copied can still be trained
             return
         try:
-            output = train_mode_copy(*images)
+            mismatch = task.training_problem(train_mode_copy, images[0])
         except Exception as error:
             message = str(error).partition("\n")[0] or type(error).__name__
             raise UserError(f"{prefix}, in training mode: {message}") from error
-    if mismatch := task.output_problem(output, images[0]):
-        raise UserError(
-            f"{prefix}, in training mode, {mismatch}. Build it without its auxiliary outputs, or give it a method "
-            "training_loss(images, targets)"
-        )
+    if mismatch:
+        raise UserError(f"{prefix}, in training mode, {mismatch}")
 
 
 def _hint(host: nn.Module, task: Task) -> str:

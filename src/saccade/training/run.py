@@ -18,7 +18,7 @@ from lightning.pytorch import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
-from saccade import tasks
+from saccade import catalog, tasks
 from saccade.data import open_data
 from saccade.data.samples import Splits
 from saccade.data.sampling import EpochSampler
@@ -129,7 +129,12 @@ def _train(
         notify(Caution(caution))
     prepared = prepare(task, trust)
     network, phases, teacher = prepared.network, prepared.phases, prepared.teacher
-    sentences = (tasks.describe_resolved(given_recipe, recipe), prepared.frozen.sentence, *task.unscored())
+    sentences = (
+        tasks.describe_resolved(given_recipe, recipe),
+        prepared.frozen.sentence,
+        _describe_displacement(task),
+        *task.unscored(),
+    )
     notes = [sentence for sentence in sentences if sentence]
     for note in notes:
         notify(Caution(note))
@@ -214,6 +219,21 @@ def _train(
                 elif checkpointer.average is not None:
                     network.load_state_dict(checkpointer.average)
     return write_results(task_name, task, metric, run, network, phases[-1], diverged, notes, test_loader, device)
+
+
+def _describe_displacement(task: Task) -> str | None:
+    """Return a warning if the mechanism moves features and the targets are positions, else None."""
+    mechanism = task.recipe.attention.mechanism
+    if mechanism == "none" or not task.has_positions:
+        return None
+    name = catalog.mechanism_name(mechanism)
+    spec = catalog.declared_spec(name)
+    if spec is None or not spec.moves_features:
+        return None
+    return (
+        f"{name} moves features away from their positions in the image, and the targets of this task are such "
+        "positions: predictions are displaced with the features."
+    )
 
 
 def _optimizer_at(task: Task, network: nn.Module, phases: tuple[Phase, ...], epoch: int) -> torch.optim.Optimizer:

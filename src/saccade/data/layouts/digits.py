@@ -31,7 +31,7 @@ class Digits(Layout):
     rank = 0
     targets = ("label", "vector", "mask", "objects")
     sources = ("digits",)
-    task_recipes = MappingProxyType({"multilabel": "digits_multilabel"})
+    task_recipes = MappingProxyType({"detect": "digits_detect", "multilabel": "digits_multilabel"})
     n_seeds = 3
     caveat = (
         "This is a smoke test. Its images are generated from handwritten digits, so that it needs no download; these "

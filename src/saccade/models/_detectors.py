@@ -1,0 +1,191 @@
+"""Parts that the detector hosts share: an encoder of timm with a feature pyramid, and padding of the images.
+
+Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, arXiv:1612.03144.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import generate_default_cfgs, get_pretrained_cfg, is_model, list_models
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
+
+from saccade.builders import is_builder
+from saccade.errors import UserError, did_you_mean
+
+__all__ = ["DEFAULT_DETECTOR", "Padding", "Pyramid", "check_options", "declare", "detector_config", "is_detector"]
+
+DEFAULT_DETECTOR = "fcos"
+"""Detector whose encoder a network of timm becomes if the recipe names no detector."""
+_OWN_ARGUMENTS = frozenset(
+    {
+        "self", "backbone", "num_classes", "min_size", "max_size", "image_mean", "image_std", "kwargs",
+        "anchor_generator", "rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor", "head",
+        "proposal_matcher",
+    }
+)  # fmt: skip
+"""Arguments of torchvision's classes that are no options: they follow from the data or are modules."""
+_PYRAMID_PATHS = ("backbone.fpn.inner_blocks", "backbone.fpn.layer_blocks")
+
+
+class Pyramid(nn.Module):
+    """Encoder of timm and a feature pyramid of one width.
+
+    Args:
+        encoder: name of a timm network that supports ``features_only``.
+        encoder_options: options for ``timm.create_model``.
+        in_chans: number of image channels C.
+        strides: strides of the feature maps that enter the pyramid, ascending; None for the last ``n_maps``.
+        n_maps: number of feature maps without ``strides``.
+        channels: number of channels of each level.
+        extra_levels: module that adds coarser levels, or None.
+        pretrained: True to load timm's weights.
+
+    Attributes:
+        strides: stride in pixels of each map that enters the pyramid.
+        out_channels: number of channels of each level.
+
+    Raises:
+        UserError: timm cannot build the encoder, or it has no map of one of the strides.
+    """
+
+    def __init__(
+        self,
+        encoder: str,
+        encoder_options: Mapping[str, Any] | None,
+        in_chans: int,
+        strides: Sequence[int] | None,
+        n_maps: int,
+        channels: int,
+        extra_levels: ExtraFPNBlock | None,
+        pretrained: bool,
+    ) -> None:
+        super().__init__()
+        if not is_model(encoder.partition(".")[0]):
+            raise UserError(f"timm has no network {encoder!r}.{did_you_mean(encoder, list_models())}")
+        options = {"features_only": True, "in_chans": in_chans, **(encoder_options or {})}
+        try:
+            with torch.device("meta"):  # without memory or random numbers
+                info: Any = timm.create_model(encoder, **options).feature_info
+            self.strides, indices = _choose_maps(encoder, info, strides, n_maps)
+            network: Any = timm.create_model(encoder, pretrained=pretrained, out_indices=indices, **options)
+        except (AttributeError, RuntimeError, TypeError) as error:
+            options = dict(encoder_options or {})
+            raise UserError(f"timm could not build the encoder {encoder} with options {options}: {error}") from error
+        self.encoder: nn.Module = network
+        self.fpn = FeaturePyramidNetwork(network.feature_info.channels(), channels, extra_levels)
+        self.out_channels = channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the levels by name, each (B, channels, H/stride, W/stride), for images x (B, C, H, W)."""
+        maps: Sequence[Tensor] = self.encoder(x)
+        # Float32, because torchvision computes anchors in the dtype of the maps, too coarse in bfloat16.
+        levels: dict[str, Tensor] = self.fpn(OrderedDict((str(n), level.float()) for n, level in enumerate(maps)))
+        return {name: level.float() for name, level in levels.items()}
+
+
+class Padding(nn.Module):
+    """Replacement of torchvision's ``GeneralizedRCNNTransform`` that neither resizes nor normalises.
+
+    Args:
+        multiple: images are zero-padded at the right and bottom to a multiple of this number of pixels.
+    """
+
+    def __init__(self, multiple: int) -> None:
+        super().__init__()
+        self.multiple = multiple
+
+    def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
+        """Return the padded images with their sizes, and ``targets``; images (B, C, H, W), or a list of (C, H, W)."""
+        sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+        height, width = (-(-max(side) // self.multiple) * self.multiple for side in zip(*sizes, strict=True))
+        if isinstance(images, Tensor):
+            padded = F.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
+        else:
+            padded = torch.stack([F.pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2])) for x in images])
+        return ImageList(padded, sizes), targets
+
+    def postprocess(self, detections: Any, image_sizes: Any, original_sizes: Any) -> Any:
+        """Return ``detections``; their boxes are in pixels of the images."""
+        return detections
+
+
+def is_detector(name: str) -> bool:
+    """Return True if the network ``name`` returns boxes with labels and scores, as torchvision's detectors do.
+
+    A user function is assumed to return a detector. A network of timm is one if the notes of its configuration contain
+    ``detector``.
+    """
+    if is_builder(name):
+        return True
+    config = get_pretrained_cfg(name.partition(".")[0])
+    return config is not None and "detector" in (config.notes or ())
+
+
+def detector_config(name: str, head_paths: Sequence[str]) -> Any:
+    """Return timm's configuration of the detector ``name``, whose heads beside the pyramid are ``head_paths``."""
+    return generate_default_cfgs(
+        {
+            f"{name}.untrained": {
+                "url": "",
+                "num_classes": 91,
+                "input_size": (3, 320, 320),
+                "classifier": (*_PYRAMID_PATHS, *head_paths),
+                "notes": ("detector",),
+            }
+        }
+    )
+
+
+def declare(network: Any, config: Any, num_classes: int, in_chans: int) -> nn.Module:
+    """Return a detector of torchvision with :class:`Padding` and the attributes that timm's networks have."""
+    network.transform = Padding(max(network.backbone.strides))
+    network.num_classes = num_classes
+    network.pretrained_cfg = {
+        "architecture": config.default.architecture,
+        "classifier": config.default.classifier,
+        "input_size": (in_chans, *config.default.input_size[1:]),
+    }
+    network.default_cfg = network.pretrained_cfg
+    detector: nn.Module = network
+    return detector
+
+
+def check_options(library_class: type, options: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """Return ``options`` without timm's own keywords.
+
+    Raises:
+        UserError: ``library_class`` has no argument of such a name; ``own`` are further known options.
+    """
+    chosen = {
+        key: value
+        for key, value in options.items()
+        if key not in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+    }
+    known = {*inspect.signature(library_class).parameters, *own} - _OWN_ARGUMENTS | {*own}
+    for key in chosen:
+        if key not in known:
+            raise UserError(f"{library_class.__name__} has no option {key!r}.{did_you_mean(key, known)}")
+    return chosen
+
+
+def _choose_maps(
+    encoder: str, info: Any, strides: Sequence[int] | None, n_maps: int
+) -> tuple[list[int], tuple[int, ...]]:
+    """Return the strides and timm's indices of the feature maps that enter the pyramid."""
+    indices_by_stride = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
+    chosen = sorted(indices_by_stride)[-n_maps:] if strides is None else list(strides)
+    if not chosen or sorted(set(chosen)) != chosen or not indices_by_stride.keys() >= set(chosen):
+        raise UserError(
+            f"strides = {chosen}: the feature maps of {encoder} have the strides "
+            f"{', '.join(map(str, sorted(indices_by_stride)))}; give some of these in ascending order"
+        )
+    return chosen, tuple(indices_by_stride[stride] for stride in chosen)

@@ -1,0 +1,87 @@
+"""FCOS of torchvision, a detector without anchors, on any encoder of timm.
+
+    encoder     feature maps at the chosen strides s_1 < … < s_n          (B, C_k, H/s_k, W/s_k)
+    pyramid     one map per stride, and two coarser ones from strided convolutions
+    head        convolutions for the class scores, the distances to the four sides and the centre-ness of each pixel
+
+Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, arXiv:1904.01355. Modules and keys are
+those of torchvision's network, with the encoder at ``backbone.encoder``. The network neither resizes nor normalises
+images, unlike torchvision's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from timm.models import register_model
+from torch import nn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from saccade.errors import UserError
+from saccade.models._detectors import Pyramid, check_options, declare, detector_config
+
+__all__ = ["fcos"]
+
+default_cfgs = detector_config(
+    "fcos",
+    (
+        "backbone.fpn.extra_blocks", "head.classification_head.conv", "head.classification_head.cls_logits",
+        "head.regression_head.conv", "head.regression_head.bbox_reg", "head.regression_head.bbox_ctrness",
+    ),
+)  # fmt: skip
+_OPTIONS = ("encoder", "encoder_options", "strides", "fpn_channels", "extra_levels", "head_convs")
+_NORM_GROUPS = 32
+"""Groups of the normalisation in torchvision's head."""
+
+
+@register_model
+def fcos(
+    pretrained: bool = False,
+    encoder: str = "resnet50",
+    encoder_options: Mapping[str, Any] | None = None,
+    num_classes: int = 91,
+    in_chans: int = 3,
+    strides: Sequence[int] | None = None,
+    fpn_channels: int = 256,
+    extra_levels: bool = True,
+    head_convs: int = 4,
+    **options: Any,
+) -> nn.Module:
+    """Build an FCOS, registered with timm as ``fcos``.
+
+    Args:
+        pretrained: True to load timm's weights of the encoder.
+        encoder: name of a timm network that supports ``features_only``.
+        encoder_options: options for ``timm.create_model``.
+        num_classes: number of classes, with the background as class 0.
+        in_chans: number of image channels.
+        strides: strides of the encoder's feature maps that enter the pyramid; None for the last three.
+        fpn_channels: number of channels of the pyramid and the head, a multiple of 32, at least 64.
+        extra_levels: True to add the two coarser levels.
+        head_convs: number of convolutions of each branch of the head.
+        **options: any other option of torchvision's class, such as ``score_thresh``.
+
+    Raises:
+        UserError: an option does not exist, ``fpn_channels`` is of a wrong size, or the encoder cannot be built.
+    """
+    # A group of one channel cannot be normalised in a map of one pixel.
+    if fpn_channels % _NORM_GROUPS or fpn_channels < 2 * _NORM_GROUPS:
+        raise UserError(
+            f"fpn_channels must be a multiple of {_NORM_GROUPS}, at least {2 * _NORM_GROUPS}, got {fpn_channels}"
+        )
+    options = check_options(FCOS, options, _OPTIONS)
+    coarser = LastLevelP6P7(fpn_channels, fpn_channels) if extra_levels else None
+    pyramid = Pyramid(encoder, encoder_options, in_chans, strides, 3, fpn_channels, coarser, pretrained)
+    levels = [*pyramid.strides, *[pyramid.strides[-1] * factor for factor in (2, 4)] * extra_levels]
+    network = FCOS(
+        pyramid,
+        num_classes,
+        anchor_generator=AnchorGenerator(tuple((stride,) for stride in levels), ((1.0,),) * len(levels)),
+        head=FCOSHead(fpn_channels, 1, num_classes, num_convs=head_convs),
+        **options,
+    )
+    return declare(network, default_cfgs["fcos"], num_classes, in_chans)
