@@ -15,7 +15,7 @@ import saccade
 import saccade.models  # registers
 from saccade.contract.randomize import perturb
 from saccade.errors import UserError
-from saccade.models import create_host, host_as_saved
+from saccade.models import create_host, encoder_of, host_as_saved
 from saccade.models.rt_detr import RTDetr
 from saccade.recipe import Model
 
@@ -259,6 +259,21 @@ def test_a_broken_file_a_small_image_and_a_missing_package_are_named(tmp_path, m
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"cannot be imported .*pip install \"saccade-attention\[detect\]\""):
         create_host(Model(name="rt_detr"), 3, 3)
+
+
+def test_the_weights_of_a_classifier_are_loaded_into_the_encoder(tmp_path):
+    torch.manual_seed(1)
+    classifier = perturb(timm.create_model("resnet10_small", num_classes=7, **ENCODER["encoder_options"]))
+    path = tmp_path / "weights.safetensors"
+    save_file(classifier.state_dict(), path)
+    options = {**ENCODER, **TRANSFORMER}
+    loaded = create_host(Model(name="rt_detr", options=options, checkpoint=str(path)), 4, 3).state_dict()
+    for key, value in classifier.state_dict().items():
+        if not key.startswith("fc."):
+            assert torch.equal(loaded[f"network.model.backbone.model.{key}"], value), key
+    assert encoder_of(Model(name="rt_detr", options=options)) == "resnet10_small"
+    assert encoder_of(Model(name="rt_detr")) == "resnet18"
+    assert encoder_of(Model(name="rt_detr", options={"config": CONFIG})) is None
 
 
 def test_the_weights_of_another_network_are_refused(tmp_path):

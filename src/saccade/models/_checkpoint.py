@@ -23,7 +23,7 @@ __all__ = ["head_paths", "is_attention_key", "load_initial_weights", "read_metad
 
 _log = logging.getLogger("saccade")
 _WEIGHTS_FILE = "model.safetensors"
-_ENCODER_PATHS = ("encoder", "backbone.encoder")
+_ENCODER_PATHS = ("encoder", "backbone.encoder", "network.model.backbone.model")
 """Paths of the encoder in dense networks and in detectors."""
 
 
