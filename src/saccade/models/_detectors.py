@@ -1,13 +1,14 @@
-"""Parts that the detector hosts share: an encoder of timm with a feature pyramid, and padding of the images.
+"""Parts of the detector hosts: an encoder of timm with a feature pyramid, and padding of the images.
 
-Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, arXiv:1612.03144.
+Modules and keys are torchvision's, with the encoder at ``backbone.encoder``. Unlike torchvision's, the hosts neither
+resize nor normalise images. Pyramid: Lin et al., CVPR 2017, arXiv:1612.03144.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import timm
@@ -32,26 +33,22 @@ _OWN_ARGUMENTS = frozenset(
         "proposal_matcher",
     }
 )  # fmt: skip
-"""Arguments of torchvision's classes that are no options: they follow from the data or are modules."""
+"""Arguments of torchvision's classes that follow from the data or are modules."""
 _PYRAMID_PATHS = ("backbone.fpn.inner_blocks", "backbone.fpn.layer_blocks")
 
 
 class Pyramid(nn.Module):
-    """Encoder of timm and a feature pyramid of one width.
+    """Encoder of timm and a feature pyramid.
 
     Args:
         encoder: name of a timm network that supports ``features_only``.
         encoder_options: options for ``timm.create_model``.
         in_chans: number of image channels C.
-        strides: strides of the feature maps that enter the pyramid, ascending; None for the last ``n_maps``.
-        n_maps: number of feature maps without ``strides``.
-        channels: number of channels of each level.
+        strides: strides of the maps that enter the pyramid; None for the last ``n_maps``.
+        n_maps: number of maps without ``strides``.
+        channels: channels of the pyramid.
         extra_levels: module that adds coarser levels, or None.
         pretrained: True to load timm's weights.
-
-    Attributes:
-        strides: stride in pixels of each map that enters the pyramid.
-        out_channels: number of channels of each level.
 
     Raises:
         UserError: timm cannot build the encoder, or it has no map of one of the strides.
@@ -87,24 +84,20 @@ class Pyramid(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Return the levels by name, each (B, channels, H/stride, W/stride), for images x (B, C, H, W)."""
         maps: Sequence[Tensor] = self.encoder(x)
+        levels: dict[str, Tensor] = self.fpn(OrderedDict((str(n), level) for n, level in enumerate(maps)))
         # Float32, because torchvision computes anchors in the dtype of the maps, too coarse in bfloat16.
-        levels: dict[str, Tensor] = self.fpn(OrderedDict((str(n), level.float()) for n, level in enumerate(maps)))
         return {name: level.float() for name, level in levels.items()}
 
 
 class Padding(nn.Module):
-    """Replacement of torchvision's ``GeneralizedRCNNTransform`` that neither resizes nor normalises.
-
-    Args:
-        multiple: images are zero-padded at the right and bottom to a multiple of this number of pixels.
-    """
+    """Zero-padding at the right and bottom to multiples of ``multiple`` pixels, in place of torchvision's transform."""
 
     def __init__(self, multiple: int) -> None:
         super().__init__()
         self.multiple = multiple
 
     def forward(self, images: Any, targets: Any = None) -> tuple[ImageList, Any]:
-        """Return the padded images with their sizes, and ``targets``; images (B, C, H, W), or a list of (C, H, W)."""
+        """Return images (B, C, H, W), or a list of (C, H, W), padded and with their sizes, and ``targets``."""
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         height, width = (-(-max(side) // self.multiple) * self.multiple for side in zip(*sizes, strict=True))
         if isinstance(images, Tensor):
@@ -114,16 +107,12 @@ class Padding(nn.Module):
         return ImageList(padded, sizes), targets
 
     def postprocess(self, detections: Any, image_sizes: Any, original_sizes: Any) -> Any:
-        """Return ``detections``; their boxes are in pixels of the images."""
+        """Return ``detections``, whose boxes are in pixels of the images."""
         return detections
 
 
 def is_detector(name: str) -> bool:
-    """Return True if the network ``name`` returns boxes with labels and scores, as torchvision's detectors do.
-
-    A user function is assumed to return a detector. A network of timm is one if the notes of its configuration contain
-    ``detector``.
-    """
+    """Return True for a user function, or a network of timm whose configuration has the note ``detector``."""
     if is_builder(name):
         return True
     config = get_pretrained_cfg(name.partition(".")[0])
@@ -131,7 +120,7 @@ def is_detector(name: str) -> bool:
 
 
 def detector_config(name: str, head_paths: Sequence[str]) -> Any:
-    """Return timm's configuration of the detector ``name``, whose heads beside the pyramid are ``head_paths``."""
+    """Return timm's configuration of the detector ``name``; its heads are the pyramid and ``head_paths``."""
     return generate_default_cfgs(
         {
             f"{name}.untrained": {
@@ -145,9 +134,11 @@ def detector_config(name: str, head_paths: Sequence[str]) -> Any:
     )
 
 
-def declare(network: Any, config: Any, num_classes: int, in_chans: int) -> nn.Module:
-    """Return a detector of torchvision with :class:`Padding` and the attributes that timm's networks have."""
+def declare(network: Any, predictors: Iterable[nn.Module], config: Any, num_classes: int, in_chans: int) -> nn.Module:
+    """Return ``network`` of torchvision with timm's attributes; ``predictors`` output box offsets and logits."""
     network.transform = Padding(max(network.backbone.strides))
+    for module in predictors:
+        module.register_forward_hook(_to_float32)
     network.num_classes = num_classes
     network.pretrained_cfg = {
         "architecture": config.default.architecture,
@@ -159,11 +150,19 @@ def declare(network: Any, config: Any, num_classes: int, in_chans: int) -> nn.Mo
     return detector
 
 
-def check_options(library_class: type, options: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
-    """Return ``options`` without timm's own keywords.
+def _to_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+    """Return ``outputs`` in float32, because torchvision computes boxes in the dtype of their offsets."""
+    if isinstance(outputs, Tensor):
+        return outputs.float()
+    if isinstance(outputs, dict):
+        return {key: _to_float32(module, inputs, value) for key, value in outputs.items()}
+    return type(outputs)(_to_float32(module, inputs, value) for value in outputs)
 
-    Raises:
-        UserError: ``library_class`` has no argument of such a name; ``own`` are further known options.
+
+def check_options(library_class: type, options: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:
+    """Return ``options`` without timm's keywords; raise UserError for names that ``library_class`` does not have.
+
+    Messages also suggest the ``own`` options.
     """
     chosen = {
         key: value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,7 +31,7 @@ def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Mod
     builder = builders.find_builder((model.name, model.code))
     try:
         keywords = builders.call_arguments(builder, num_classes, channels, model.options, model.pretrained)
-        host = builder(**keywords)
+        host = builder(**({} if model.pretrained else _without_download(builder)), **keywords)
     except UserError as error:
         raise UserError(f"model {model.name}: {error}") from None
     except Exception as error:  # a user's function may raise anything
@@ -56,7 +57,14 @@ def build_with_function(model: Model, num_classes: int, channels: int) -> nn.Mod
 def function_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str, Any]:
     """Return a description of the host from :func:`build_with_function`, for ``saccade.save``."""
     key = model.name, model.code
-    options = builders.call_arguments(builders.find_builder(key), num_classes, channels, model.options)
+    builder = builders.find_builder(key)
+    options = builders.call_arguments(builder, num_classes, channels, model.options) | _without_download(builder)
     if builders.find_registered(key) is not None:  # not importable: load() must be given the function
         return {"passed": model.name, "code": model.code, "options": options}
     return {"call": model.name, "options": options}
+
+
+def _without_download(builder: Callable[..., Any]) -> dict[str, None]:
+    """Return the argument that makes a function of torchvision download no weights of its backbone, if it has one."""
+    is_torchvision = getattr(builder, "__module__", "").startswith("torchvision.models.")
+    return {"weights_backbone": None} if is_torchvision and "weights_backbone" in signature(builder).parameters else {}

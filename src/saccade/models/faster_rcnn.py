@@ -1,13 +1,11 @@
 """Faster R-CNN of torchvision with a feature pyramid on any encoder of timm.
 
-    encoder     feature maps at the chosen strides s_1 < … < s_n          (B, C_k, H/s_k, W/s_k)
+    encoder     feature maps at the strides s_1 < … < s_n                 (B, C_k, H/s_k, W/s_k)
     pyramid     one map per stride, and a pooled one at twice the last stride
-    RPN         objectness and a box for each anchor of each level; the best proposals after non-maximum suppression
+    RPN         objectness and a box for each anchor of each level; proposals after non-maximum suppression
     box head    7×7 RoIAlign, two linear layers; class scores and one box per class
 
-Ren et al., "Faster R-CNN", NeurIPS 2015, arXiv:1506.01497; Lin et al., "Feature Pyramid Networks for Object Detection",
-CVPR 2017, arXiv:1612.03144. Modules and keys are those of torchvision's network, with the encoder at
-``backbone.encoder``. The network neither resizes nor normalises images, unlike torchvision's.
+Ren et al., "Faster R-CNN", NeurIPS 2015, arXiv:1506.01497; Lin et al., CVPR 2017, arXiv:1612.03144.
 """
 
 from __future__ import annotations
@@ -53,21 +51,18 @@ def faster_rcnn(
     """Build a Faster R-CNN, registered with timm as ``faster_rcnn``.
 
     Args:
-        pretrained: True to load timm's weights of the encoder.
-        encoder: name of a timm network that supports ``features_only``.
+        pretrained: True to load the encoder's weights.
+        encoder: name of a timm network.
         encoder_options: options for ``timm.create_model``.
-        num_classes: number of classes, with the background as class 0.
+        num_classes: number of classes, including the background.
         in_chans: number of image channels.
-        strides: strides of the encoder's feature maps that enter the pyramid; None for the last four.
-        fpn_channels: number of channels of the pyramid.
-        extra_levels: True to add the pooled level, which only the RPN reads.
-        anchor_scale: side of the square anchor at each level, in strides.
+        strides: strides of the encoder's maps; None for the last four.
+        fpn_channels: channels of the pyramid.
+        extra_levels: True to add the pooled level.
+        anchor_scale: side of the square anchors, in strides.
         aspect_ratios: height / width of the anchors.
-        box_head: number of units of the two linear layers.
-        **options: any other option of torchvision's class, such as ``rpn_post_nms_top_n_train``.
-
-    Raises:
-        UserError: an option does not exist, or the encoder cannot be built.
+        box_head: width of the linear layers.
+        **options: other options of torchvision's class.
     """
     options = check_options(FasterRCNN, options, _OPTIONS)
     pooled = LastLevelMaxPool() if extra_levels else None
@@ -84,4 +79,6 @@ def faster_rcnn(
         box_predictor=FastRCNNPredictor(box_head, num_classes),
         **options,
     )
-    return declare(network, default_cfgs["faster_rcnn"], num_classes, in_chans)
+    return declare(
+        network, (network.rpn.head, network.roi_heads.box_predictor), default_cfgs["faster_rcnn"], num_classes, in_chans
+    )

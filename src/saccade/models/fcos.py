@@ -1,12 +1,10 @@
 """FCOS of torchvision, a detector without anchors, on any encoder of timm.
 
-    encoder     feature maps at the chosen strides s_1 < … < s_n          (B, C_k, H/s_k, W/s_k)
+    encoder     feature maps at the strides s_1 < … < s_n                 (B, C_k, H/s_k, W/s_k)
     pyramid     one map per stride, and two coarser ones from strided convolutions
-    head        convolutions for the class scores, the distances to the four sides and the centre-ness of each pixel
+    head        class scores, distances to the four sides and centre-ness of each pixel
 
-Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, arXiv:1904.01355. Modules and keys are
-those of torchvision's network, with the encoder at ``backbone.encoder``. The network neither resizes nor normalises
-images, unlike torchvision's.
+Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, arXiv:1904.01355.
 """
 
 from __future__ import annotations
@@ -53,20 +51,10 @@ def fcos(
 ) -> nn.Module:
     """Build an FCOS, registered with timm as ``fcos``.
 
-    Args:
-        pretrained: True to load timm's weights of the encoder.
-        encoder: name of a timm network that supports ``features_only``.
-        encoder_options: options for ``timm.create_model``.
-        num_classes: number of classes, with the background as class 0.
-        in_chans: number of image channels.
-        strides: strides of the encoder's feature maps that enter the pyramid; None for the last three.
-        fpn_channels: number of channels of the pyramid and the head, a multiple of 32, at least 64.
-        extra_levels: True to add the two coarser levels.
-        head_convs: number of convolutions of each branch of the head.
-        **options: any other option of torchvision's class, such as ``score_thresh``.
+    Arguments are those of ``faster_rcnn``; ``head_convs`` is the number of convolutions of each branch of the head.
 
     Raises:
-        UserError: an option does not exist, ``fpn_channels`` is of a wrong size, or the encoder cannot be built.
+        UserError: ``fpn_channels`` is not a multiple of 32, or below 64.
     """
     # A group of one channel cannot be normalised in a map of one pixel.
     if fpn_channels % _NORM_GROUPS or fpn_channels < 2 * _NORM_GROUPS:
@@ -84,4 +72,4 @@ def fcos(
         head=FCOSHead(fpn_channels, 1, num_classes, num_convs=head_convs),
         **options,
     )
-    return declare(network, default_cfgs["fcos"], num_classes, in_chans)
+    return declare(network, (network.head,), default_cfgs["fcos"], num_classes, in_chans)

@@ -1,12 +1,10 @@
 """RetinaNet of torchvision on any encoder of timm.
 
-    encoder     feature maps at the chosen strides s_1 < … < s_n          (B, C_k, H/s_k, W/s_k)
+    encoder     feature maps at the strides s_1 < … < s_n                 (B, C_k, H/s_k, W/s_k)
     pyramid     one map per stride, and two coarser ones from strided convolutions
-    head        four convolutions each for the class scores and the box of each anchor of each level
+    head        four convolutions each for the class scores and the boxes of the anchors of each level
 
-Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002. Modules and keys are those of
-torchvision's network, with the encoder at ``backbone.encoder``. The network neither resizes nor normalises images,
-unlike torchvision's.
+Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
 """
 
 from __future__ import annotations
@@ -56,22 +54,7 @@ def retinanet(
 ) -> nn.Module:
     """Build a RetinaNet, registered with timm as ``retinanet``.
 
-    Args:
-        pretrained: True to load timm's weights of the encoder.
-        encoder: name of a timm network that supports ``features_only``.
-        encoder_options: options for ``timm.create_model``.
-        num_classes: number of classes, with the background as class 0.
-        in_chans: number of image channels.
-        strides: strides of the encoder's feature maps that enter the pyramid; None for the last three.
-        fpn_channels: number of channels of the pyramid and the head.
-        extra_levels: True to add the two coarser levels.
-        anchor_scale: side of the smallest square anchor at each level, in strides.
-        aspect_ratios: height / width of the anchors.
-        detections_per_img: largest number of detections per image.
-        **options: any other option of torchvision's class, such as ``score_thresh``.
-
-    Raises:
-        UserError: an option does not exist, or the encoder cannot be built.
+    Arguments are those of ``faster_rcnn``; ``anchor_scale`` is the side of the smallest square anchor of a level.
     """
     options = check_options(RetinaNet, options, _OPTIONS)
     coarser = LastLevelP6P7(fpn_channels, fpn_channels) if extra_levels else None
@@ -85,4 +68,4 @@ def retinanet(
         detections_per_img=detections_per_img,
         **options,
     )
-    return declare(network, default_cfgs["retinanet"], num_classes, in_chans)
+    return declare(network, (network.head,), default_cfgs["retinanet"], num_classes, in_chans)

@@ -127,7 +127,7 @@ class Task(ABC):
         metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
         has_class_weights: True if the loss supports ``task.class_weights``.
-        has_positions: True if targets are positions in the image, which a mechanism that moves maps displaces.
+        has_positions: True if targets are positions in the image.
 
     Raises:
         UserError: the recipe sets ``task.class_weights``, and the loss has none.
@@ -171,9 +171,9 @@ class Task(ABC):
         """
 
     def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
-        """Return None if ``network`` can be trained on ``images`` (B, C, H, W), else a message with what to do.
+        """Return None if a user's ``network`` without ``training_loss`` can be trained, else a message like the above.
 
-        The network is that of a user's function without ``training_loss``, in training mode.
+        It is in training mode; ``images`` are (B, C, H, W).
         """
         problem = self.output_problem(network(images), images)
         return problem and (
