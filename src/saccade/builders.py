@@ -93,8 +93,7 @@ def call_arguments(
     """Return the keyword arguments to call ``builder`` with.
 
     The arguments are ``options``, and those of ``num_classes``, ``in_chans`` (or synonyms) and ``pretrained`` that the
-    signature accepts. A builder that only takes ``**options`` gets ``num_classes``, and ``in_chans`` if not 3. Without
-    ``pretrained``, torchvision's functions get no weights for the backbone, which they would download.
+    signature accepts. A builder that only takes ``**options`` gets ``num_classes``, and ``in_chans`` if not 3.
 
     Raises:
         UserError: the builder does not accept one of the options, or needs another argument.
@@ -114,8 +113,6 @@ def call_arguments(
             arguments[name] = value
     if pretrained and "pretrained" in accepted:
         arguments["pretrained"] = True
-    if not pretrained and "weights_backbone" in accepted and _is_of_torchvision(builder):
-        arguments["weights_backbone"] = None
     builder_name = getattr(builder, "__name__", type(builder).__name__)
     for key in options:
         if key not in accepted and not accepts_any:
@@ -131,11 +128,6 @@ def call_arguments(
             "(num_classes and in_chans are passed if it takes them)"
         )
     return arguments
-
-
-def _is_of_torchvision(builder: Callable[..., Any]) -> bool:
-    """Return True if ``builder`` is a function of torchvision."""
-    return f"{getattr(builder, '__module__', '')}.".startswith("torchvision.")
 
 
 def pickle_registered(keys: Iterable[BuilderKey]) -> bytes:
