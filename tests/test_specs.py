@@ -28,6 +28,7 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
         (FACTS | {"paper": {"authors": "A"}}, "missing"),
         (FACTS | {"limits": "few"}, "SPEC's limits must be a list, got 'few'"),
         (FACTS | {"neutral": None}, "SPEC's neutral must be True, False or text, got None"),
+        (FACTS | {"moves_features": "yes"}, "SPEC's moves_features must be True or False, got 'yes'"),
         ("gate", "SPEC must be a dictionary, got 'gate'"),
         (FACTS | {"published": [{"net": "resnet50", "colour": 1}]}, "colour"),
         (FACTS | {"code": "a/b"}, "SPEC's code must be a list"),

@@ -309,12 +309,11 @@ def test_a_run_on_digits(straight):
     assert len(saved["found/score"]) > 0
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_a_killed_run_resumes_to_the_same_bytes(straight, tmp_path, epoch):
-    _, listen = listener(until=after(epoch))
+def test_a_killed_run_resumes_to_the_same_bytes(straight, tmp_path):
+    _, listen = listener(until=after(1))
     with pytest.raises(Killed):
         train(TINY_DETECTOR, tmp_path, device="cpu", notify=listen)
-    torch.manual_seed(epoch)  # the state of the generator when the process is started again
+    torch.manual_seed(5)  # another state of the generator than at the end of the epoch
     train(TINY_DETECTOR, tmp_path, device="cpu")
     assert_same_run(straight, tmp_path)
 

@@ -1,8 +1,10 @@
 """Trainable parameters of a phase, and the loss."""
 
 import pytest
+import torch
 from torch import nn
 
+import saccade
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
 from saccade.training.module import TaskModule, train_only, training_loss
@@ -67,3 +69,34 @@ def test_a_network_s_own_loss_comes_first():
     assert training_loss(Given(), network, 2, 3) == {"task": 5}
     network.training_loss = lambda images, targets: {"own": images * targets}
     assert training_loss(Given(), network, 2, 3) == {"own": 6}
+
+
+class _Drawing(nn.Module):
+    """Network whose training loss draws ``count`` random numbers in each step and appends the first to ``drawn``."""
+
+    def __init__(self, count, drawn):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.count, self.drawn = count, drawn
+
+    def forward(self, images):
+        return torch.zeros(len(images), 10) + self.weight
+
+    def training_loss(self, images, targets):
+        self.drawn.append(torch.rand(self.count)[0].item())
+        return {"own": self.weight * 1.0}
+
+
+def _first_draws(count, folder):
+    drawn = []
+    saccade.train(
+        model=lambda num_classes: _Drawing(count, drawn), out=folder, device="cpu", notify=lambda event: None,
+        settings={"training.epochs": 2, "training.batch_size": 8, "data.train_images": 24, "data.test_images": 10},
+    )  # fmt: skip
+    return drawn
+
+
+def test_random_numbers_of_a_step_do_not_depend_on_those_of_earlier_steps(tmp_path):
+    drawn = _first_draws(1, tmp_path / "one")
+    assert len(drawn) == len(set(drawn)) == 6
+    assert _first_draws(7, tmp_path / "seven") == drawn

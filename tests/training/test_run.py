@@ -302,3 +302,17 @@ def test_a_split_without_enough_classes_has_no_top_5(tmp_path, split):
     with pytest.raises(UserError, match=r"no such metric.*There are top-1, NLL\."):
         train(recipe, tmp_path / "run", device="cpu", opener=lambda *_: three)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "mechanism", "warns"),
+    [("segment", "stn", True), ("segment", "shuffle", False), ("segment", "none", False), ("classify", "stn", False)],
+)
+def test_a_mechanism_that_moves_features_warns_if_targets_are_positions(tmp_path, task, mechanism, warns):
+    recipe = TINY.with_overrides({"task.name": task, "attention.mechanism": mechanism, "attention.where": "stage[0]"})
+    heard, listen = listener(until=lambda event: isinstance(event, TrainingBegan))
+    with pytest.raises(Killed):
+        train(recipe.with_overrides({"data.augment": []}), tmp_path, device="cpu", notify=listen)
+    sentences = [event.text for event in heard if isinstance(event, Caution)]
+    moved = [sentence for sentence in sentences if "moves features away from their positions" in sentence]
+    assert len(moved) == warns, sentences
