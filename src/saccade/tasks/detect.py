@@ -103,7 +103,13 @@ class Detect(Task):
             return f"gives a {type(output).__name__}{keys}; {needed}"
         if len(output) != len(images):
             return f"gives a {type(output).__name__} of {len(output)} for {len(images)} images; {needed}"
-        return next(filter(None, (_prediction_problem(found, len(self.data.classes)) for found in output)), None)
+        problems = (_prediction_problem(found, len(self.data.classes)) for found in output)
+        if (problem := next(filter(None, problems), None)) is not None:
+            return problem
+        boxes = torch.cat([found["boxes"] for found in output])
+        if len(boxes) and bool(((boxes >= 0) & (boxes <= 1)).all()):
+            return "gives boxes within 0 to 1; pixels of the image are needed: multiply them by its width and height"
+        return None
 
     def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
         height, width = images.shape[2:]
@@ -118,8 +124,11 @@ class Detect(Task):
         )
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-        losses = network(images, [{**(plain := _plain(target)), "labels": plain["labels"] + 1} for target in targets])
+        losses = network(images, self.network_targets(targets))
         return {name: loss.float() for name, loss in losses.items()}
+
+    def network_targets(self, targets: Any) -> Any:
+        return [{**(plain := _plain(target)), "labels": plain["labels"] + 1} for target in targets]
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         predictions = [_without_background(found) for found in network(images)]
@@ -249,6 +258,9 @@ def _prediction_problem(found: Any, n_classes: int) -> str | None:
     if labels.is_floating_point() or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= n_classes):
         values = sorted(set(labels.tolist()))[:8]
         return f"gives the labels {values}; integers 1 to {n_classes} are needed, 0 is the background"
+    if bool((is_reversed := (boxes[:, 2:] < boxes[:, :2]).any(1)).any()):
+        numbers = " ".join(f"{value:.4g}" for value in boxes[is_reversed][0].tolist())
+        return f"gives the box {numbers}; left, top, right, bottom are needed, with right ≥ left and bottom ≥ top"
     if len(scores) and not bool(((scores >= 0) & (scores <= 1)).all()):
         return f"gives scores from {float(scores.min()):g} to {float(scores.max()):g}; 0 to 1 is needed"
     return None
