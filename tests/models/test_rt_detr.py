@@ -17,7 +17,9 @@ from saccade.contract.randomize import perturb
 from saccade.errors import UserError
 from saccade.models import create_host, encoder_of, host_as_saved
 from saccade.models.rt_detr import RTDetr
-from saccade.recipe import Model
+from saccade.recipe import Model, Recipe
+from saccade.recipe_paths import with_absolute_paths
+from saccade.training.freezing import freeze
 
 TRANSFORMER = {
     "d_model": 32, "num_queries": 10, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
@@ -274,6 +276,24 @@ def test_the_weights_of_a_classifier_are_loaded_into_the_encoder(tmp_path):
     assert encoder_of(Model(name="rt_detr", options=options)) == "resnet10_small"
     assert encoder_of(Model(name="rt_detr")) == "resnet18"
     assert encoder_of(Model(name="rt_detr", options={"config": CONFIG})) is None
+
+
+def test_a_frozen_host_trains_its_decoder_and_heads():
+    net = make()
+    freeze(net, Recipe().with_overrides({"training.freeze": "host"}))
+    trained = {name for name, p in net.named_parameters() if p.requires_grad}
+    parts = {name.removeprefix("network.model.").split(".")[0] for name in trained}
+    assert parts == {"decoder", "enc_score_head", "denoising_class_embed"}
+
+
+def test_the_path_of_a_configuration_becomes_absolute(tmp_path, monkeypatch):
+    (tmp_path / "own").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path = str(tmp_path / "own")
+    assert with_absolute_paths({"model.options.config": "own"}) == {"model.options.config": path}
+    options = {"config": "own", "d_model": 32}
+    assert with_absolute_paths({"model.options": options}) == {"model.options": {**options, "config": path}}
+    assert with_absolute_paths({"model.options": {"config": "tiny"}}) == {"model.options": {"config": "tiny"}}
 
 
 def test_the_weights_of_another_network_are_refused(tmp_path):
