@@ -35,6 +35,12 @@ def test_corrections_are_counted_with_their_first_place():
     ]
 
 
+def test_the_places_of_a_few_corrections_are_all_named():
+    empty, text = Annotation("a", (10, 10, 10, 20)), "objects without area are left out"
+    assert cleaned_of(empty, empty)[1].sentences() == [f"2 {text} (a.txt, line 1; a.txt, line 2)"]
+    assert cleaned_of(*[empty] * 6)[1].sentences() == [f"6 {text} (the first: a.txt, line 1)"]
+
+
 @pytest.mark.parametrize(
     ("one", "why"),
     [

@@ -272,6 +272,13 @@ def test_a_classifier_becomes_the_encoder_of_the_default_detector():
     assert task().output_problem(network.eval()(images(2)), images(2)) is None
 
 
+def test_settings_of_other_losses_are_refused():
+    with pytest.raises(UserError, match=r"training\.label_smoothing = 0\.1: a detector has losses of its own"):
+        task(**{"training.label_smoothing": 0.1}).build(Model(name="resnet10_small"))
+    with pytest.raises(UserError, match=r"task\.class_weights"):
+        task(**{"task.class_weights": "balanced"})
+
+
 def test_boxes_are_drawn_as_fractions_of_the_image():
     (truth,) = task().draw([0], None)
     assert truth.boxes == (

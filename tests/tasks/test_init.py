@@ -11,7 +11,7 @@ from saccade.tasks.base import Task
 
 
 def test_every_task_is_complete():
-    assert tasks.names() == ["classify", "multilabel", "segment"]
+    assert tasks.names() == ["classify", "detect", "multilabel", "segment"]
     for name in tasks.names():
         kind = tasks.get(name)
         assert issubclass(kind, Task)

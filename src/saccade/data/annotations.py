@@ -37,6 +37,8 @@ _OVERHANG_PIXELS = 2.0
 _ROUNDING_PIXELS = 0.05
 """Overhang in pixels that is attributed to rounding: clipped without a note."""
 
+_MAX_PLACES = 5
+"""Number of remarks up to which all places are named."""
 _CLEANING_NOTES = {
     "crowd": "crowds (iscrowd = 1) are left out",
     "empty": "objects without area are left out",
@@ -113,23 +115,30 @@ class ImageAnnotations:
 
 @dataclass
 class CleaningCounts:
-    """Number and first place of each kind of remark in ``_CLEANING_NOTES``."""
+    """Number and first places of each kind of remark in ``_CLEANING_NOTES``."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    first_places: dict[str, str] = field(default_factory=dict)
+    first_places: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, file_name: str, where: str) -> None:
         """Count one more remark of ``kind``."""
         self.counts[kind] += 1
-        self.first_places.setdefault(kind, f"{brief(file_name)}{where and f', {where}'}")
+        places = self.first_places.setdefault(kind, [])
+        if len(places) < _MAX_PLACES:
+            places.append(f"{brief(file_name)}{where and f', {where}'}")
 
     def sentences(self) -> list[str]:
         """Return one note per kind of remark."""
         return [
-            f"{self.counts[kind]} {text} (the first: {self.first_places[kind]})"
+            f"{self.counts[kind]} {text} ({self._places(kind)})"
             for kind, text in _CLEANING_NOTES.items()
             if kind in self.first_places
         ]
+
+    def _places(self, kind: str) -> str:
+        """Return all places of a few remarks, else the first."""
+        places = self.first_places[kind]
+        return "; ".join(places) if 1 < self.counts[kind] <= _MAX_PLACES else f"the first: {places[0]}"
 
 
 def polygon_box(polygons: Sequence[Polygon]) -> Box:

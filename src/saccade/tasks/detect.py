@@ -74,6 +74,11 @@ class Detect(Task):
         return model.model_copy(update={"name": DEFAULT_DETECTOR, "options": options})
 
     def build(self, model: Model) -> nn.Module:
+        if smoothing := self.recipe.training.label_smoothing:
+            raise UserError(
+                f"training.label_smoothing = {smoothing:g}: a detector has losses of its own, without smoothing; leave "
+                "it out"
+            )
         host = create_host(self._detector(model), len(self.data.classes) + 1, self.data.channels)
         self._check_normalised_once(host, model.name)
         return host

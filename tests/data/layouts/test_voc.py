@@ -375,8 +375,7 @@ def test_masks_are_read_where_they_are_asked_for(tmp_path):
     assert len(opened(tmp_path).train) == 6  # the twin: boxes
     segment = Recipe().with_overrides({"data.source": str(tmp_path), "task.name": "segment"})
     assert choose_task(segment) == "segment"
-    with pytest.raises(UserError, match="no task learns from targets of the kind 'objects'"):
-        choose_task(Recipe().with_overrides({"data.source": str(tmp_path)}))
+    assert choose_task(Recipe().with_overrides({"data.source": str(tmp_path)})) == "detect"
 
 
 def test_masks_alone_are_the_natural_target(tmp_path):
