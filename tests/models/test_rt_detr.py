@@ -278,12 +278,13 @@ def test_the_weights_of_a_classifier_are_loaded_into_the_encoder(tmp_path):
     assert encoder_of(Model(name="rt_detr", options={"config": CONFIG})) is None
 
 
-def test_a_frozen_host_trains_its_decoder_and_heads():
-    net = make()
+@pytest.mark.parametrize("options", [{}, {"num_denoising": 0, "learn_initial_query": True}])
+def test_a_frozen_host_trains_all_but_the_encoder(options):
+    net = make(**options)
     freeze(net, Recipe().with_overrides({"training.freeze": "host"}))
-    trained = {name for name, p in net.named_parameters() if p.requires_grad}
-    parts = {name.removeprefix("network.model.").split(".")[0] for name in trained}
-    assert parts == {"decoder", "enc_score_head", "denoising_class_embed"}
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in net.named_parameters() if name.startswith("network.model.backbone.")}
+    assert frozen
 
 
 def test_the_path_of_a_configuration_becomes_absolute(tmp_path, monkeypatch):

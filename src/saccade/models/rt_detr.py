@@ -48,17 +48,22 @@ _RENAMED_KEYS = (
 _LOSSES = ("vfl", "bbox", "giou")
 """Losses of transformers: varifocal loss of the classes, L1 and generalised IoU of the boxes."""
 
+_HEADS = tuple(
+    f"network.model.{name}"
+    for name in (
+        "encoder_input_proj", "encoder", "enc_output", "enc_score_head", "enc_bbox_head", "decoder_input_proj",
+        "decoder.class_embed", "denoising_class_embed", "weight_embedding",
+    )
+)  # fmt: skip
+"""Paths of the parts beside the backbone; the last two depend on the settings."""
+
 default_cfgs = generate_default_cfgs(
     {
         "rt_detr.untrained": {
             "url": "",
             "num_classes": 81,
             "input_size": (3, 640, 640),
-            "classifier": (
-                "network.model.decoder.class_embed",
-                "network.model.enc_score_head",
-                "network.model.denoising_class_embed",
-            ),
+            "classifier": _HEADS,
             "notes": ("detector",),
         }
     }
@@ -133,11 +138,11 @@ class RTDetr(nn.Module):
         self.network = network
         self.multiple: int = max(network.config.feat_strides)
         """Height and width are padded to a multiple of this number of pixels."""
-        default_config = default_cfgs["rt_detr"].default
+        paths = {path for path, _ in self.named_modules()}
         self.pretrained_cfg = {
             "architecture": "rt_detr",
-            "classifier": default_config.classifier,
-            "input_size": (in_chans, *default_config.input_size[1:]),
+            "classifier": tuple(path for path in _HEADS if path in paths),
+            "input_size": (in_chans, *default_cfgs["rt_detr"].default.input_size[1:]),
         }
         self.default_cfg = self.pretrained_cfg
 

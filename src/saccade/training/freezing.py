@@ -135,7 +135,7 @@ def _freeze_host(
 
 
 def _with_siblings(path: str, heads: set[str]) -> str:
-    """Return the path of the parent of the head ``path``, with its dropout; ``path`` if that holds heads deeper down."""
+    """Return the path of the parent of the head ``path``, with its dropout; ``path`` if that holds deeper heads."""
     parent = path.rpartition(".")[0]
     holds_deeper_head = any(head.startswith(f"{parent}.") and head.rpartition(".")[0] != parent for head in heads)
     return path if not parent or holds_deeper_head else parent
