@@ -14,8 +14,8 @@ _PATH_KEYS = ("model.checkpoint", "model.init_from", "training.teacher_checkpoin
 def with_absolute_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``settings`` (dotted key to value) with absolute paths of weights and run folders.
 
-    ``training.teacher`` is a path if such a folder exists, else the name of a timm model; the option ``config`` of a
-    model is a path if it exists.
+    ``training.teacher`` is a path if such a folder exists, else the name of a timm model; ``model.options.config``
+    is a path if it exists.
     """
     return {key: _absolute(key, value) for key, value in settings.items()}
 

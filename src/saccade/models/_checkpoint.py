@@ -31,8 +31,8 @@ def load_initial_weights(host: nn.Module, model: Model) -> None:
     """Load the weights that ``model.checkpoint`` or ``model.init_from`` names into ``host``.
 
     If the shape of the head differs, the host keeps its random head, with a warning. If the host has an encoder and the
-    weights are those of a classifier, they are loaded into the encoder. A host may rename the keys of a checkpoint by a
-    method ``convert_weights``.
+    weights are those of a classifier, they are loaded into the encoder. A host's method
+    ``convert_weights`` may rename the keys of a checkpoint.
 
     Raises:
         UserError: the file or run does not exist, or holds the weights of another network.

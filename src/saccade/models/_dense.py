@@ -35,8 +35,7 @@ def has_encoder(name: str) -> bool:
 def encoder_of(model: Model) -> str | None:
     """Return the name of the timm network inside the dense network or detector ``model``; None if it has none.
 
-    It is the option ``encoder``, or the default of that argument, or ``DEFAULT_ENCODER`` of the network's module. With
-    an option ``config``, the network has a backbone of its own.
+    It is the option ``encoder``, or its default. With an option ``config``, the network has a backbone of its own.
     """
     if "encoder" in model.options:
         return str(model.options["encoder"])

@@ -62,7 +62,7 @@ def host_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str,
 
 
 def _portable_options(model: Model) -> Mapping[str, Any]:
-    """Return the options without paths, by the function ``options_as_saved`` of the network's module if it has one."""
+    """Return the options without paths, by ``options_as_saved`` of the network's module if it has one."""
     module = sys.modules[model_entrypoint(model.name.partition(".")[0]).__module__]
     convert = getattr(module, "options_as_saved", None)
     return model.options if convert is None else convert(model.options)

@@ -4,8 +4,8 @@
     neck        self-attention on the coarsest map, then FPN and PAN    (B, d, H/s_k, W/s_k)
     decoder     Q queries, each a box and K logits                      (B, Q, 4), (B, Q, K)
 
-Images are zero-padded at the right and bottom to a multiple of the coarsest stride; boxes are clipped to the image.
-Norms start at 1 and other layers as in PyTorch, as in the authors' code; transformers draws both from N(0, 0.01²).
+Images are zero-padded at the right and bottom to a multiple of the coarsest stride. Norms and other layers start as in
+PyTorch and the authors' code; transformers draws them from N(0, 0.01²).
 
 Source: Zhao et al., "DETRs Beat YOLOs on Real-time Object Detection", CVPR 2024, arXiv:2304.08069.
 """
@@ -71,23 +71,21 @@ default_cfgs = generate_default_cfgs(
 
 
 class RTDetr(nn.Module):
-    """Detector that maps images (B, C, H, W) to boxes, labels and scores, as torchvision's detectors do.
+    """Detector with the interface of torchvision's.
 
     Args:
-        encoder: name of a timm network that supports ``features_only``; None for the backbone of ``config``, or
-            ``DEFAULT_ENCODER`` without ``config``.
+        encoder: name of a timm network; None for the backbone of ``config``, without that ``DEFAULT_ENCODER``.
         encoder_options: options for ``timm.create_model``.
-        config: configuration of transformers: path of a ``config.json`` or of its folder, or its content.
+        config: path of a ``config.json`` of transformers, or of its folder, or its content.
         num_classes: number of classes, with the background.
         in_chans: number of image channels C.
-        levels: number of feature maps to use, from the coarsest of a timm encoder.
+        levels: number of feature maps of a timm encoder, from the coarsest.
         detections: maximum number of detections per image.
         pretrained_encoder: True to load timm's weights.
         **options: settings of ``transformers.RTDetrConfig``, such as ``d_model``; they override ``config``.
 
     Raises:
-        UserError: transformers is not installed, has no such setting or cannot build the network, or the encoder's
-            strides do not double.
+        UserError: transformers is missing or cannot build the network, or the encoder's strides do not double.
     """
 
     def __init__(
@@ -147,7 +145,7 @@ class RTDetr(nn.Module):
         self.default_cfg = self.pretrained_cfg
 
     def convert_weights(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the weights of a file that transformers saved, under the keys of this network; others unchanged."""
+        """Return weights that transformers saved, under the keys of this network; others unchanged."""
         if not any(key.startswith("model.decoder.") for key in weights):
             return dict(weights)
         converted = {}
@@ -168,8 +166,8 @@ class RTDetr(nn.Module):
             targets: B dictionaries of ``boxes`` (n, 4), XYXY in pixels, and ``labels`` (n,) from 1.
 
         Returns:
-            B dictionaries of ``boxes`` (n, 4), XYXY in pixels, ``labels`` (n,) from 1 and ``scores`` (n,), the best
-            first; or a dictionary of weighted losses, each summed over the layers of the decoder.
+            B dictionaries of ``boxes``, ``labels`` and ``scores`` (n,), the best first; or weighted losses by name,
+            each summed over the layers of the decoder.
 
         Raises:
             UserError: the feature maps have fewer positions than the decoder has queries.
@@ -210,7 +208,7 @@ class RTDetr(nn.Module):
         scores = logits.sigmoid() if config.use_focal_loss else logits.softmax(-1)
         best, indices = scores.flatten(1).topk(min(self.detections, scores[0].numel()))
         n_classes = scores.shape[-1]
-        # box_convert would split the coordinates into tensors (B, Q), which look like one vector per image.
+        # box_convert would make tensors (B, Q), which the search for necks takes for vectors of the image.
         centres, halves = boxes[..., :2], boxes[..., 2:] / 2
         corners = torch.cat([centres - halves, centres + halves], -1)
         corners = corners.gather(1, (indices // n_classes)[..., None].expand(-1, -1, 4))
@@ -223,19 +221,19 @@ class RTDetr(nn.Module):
 
 
 class _Backbone(nn.Module):
-    """Backbone of transformers' network that runs a timm network ``model``."""
+    """Backbone of transformers' network, from timm."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor, pixel_mask: Tensor) -> list[tuple[Tensor, None]]:
-        """Return the feature maps (B, C_k, H/s_k, W/s_k), without masks, which the network does not read."""
+        """Return the feature maps (B, C_k, H/s_k, W/s_k), without masks, which are not read."""
         return [(features, None) for features in self.model(pixel_values)]
 
 
 def _library() -> Any:
-    """Return the package transformers; raise UserError if it is missing or too old."""
+    """Return transformers; raise UserError if it is missing or too old."""
     try:
         import scipy.optimize  # noqa: F401 (the loss needs it)
         import transformers
@@ -286,7 +284,7 @@ def _read_config(config: str | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _changed_settings(config_class: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values in ``content`` of the class's own settings that differ from their defaults."""
+    """Return the values in ``content`` of the class's own settings, without defaults."""
     own = {field.name: field.default for field in dataclasses.fields(config_class)}
     return {
         key: value
@@ -300,11 +298,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _timm_encoder(name: str, options: dict[str, Any], in_chans: int, levels: int, pretrained: bool) -> Any:
-    """Return the timm network whose feature maps enter the neck.
-
-    Raises:
-        UserError: timm cannot build it, or its feature maps do not fit.
-    """
+    """Return the timm network whose feature maps enter the neck; raise UserError if timm cannot build it."""
     if not is_model(name.partition(".")[0]):
         raise UserError(f"timm has no network {name!r}.{did_you_mean(name, list_models())}")
     if levels < 1:
@@ -321,9 +315,7 @@ def _timm_encoder(name: str, options: dict[str, Any], in_chans: int, levels: int
 
 
 def _settings_for(network: Any, settings: Mapping[str, Any], encoder: str) -> dict[str, Any]:
-    """Return the settings of ``RTDetrConfig`` that follow from a timm encoder.
-
-    The backbone is a small stand-in, which is replaced.
+    """Return the settings of ``RTDetrConfig`` that follow from a timm encoder, with a small backbone to be replaced.
 
     Raises:
         UserError: the strides of the feature maps do not double from one to the next.
@@ -349,14 +341,14 @@ def _settings_for(network: Any, settings: Mapping[str, Any], encoder: str) -> di
 
 
 def _projections(widths: Sequence[int], hidden: int) -> nn.ModuleList:
-    """Return the projections of maps of ``widths`` channels to ``hidden`` channels, as transformers has them."""
+    """Return the projections of maps of ``widths`` channels to ``hidden`` channels."""
     return nn.ModuleList(
         nn.Sequential(nn.Conv2d(width, hidden, 1, bias=False), nn.BatchNorm2d(hidden)) for width in widths
     )
 
 
 def _reset_parameters(network: nn.Module) -> None:
-    """Draw the layers that transformers draws from N(0, 0.01²) as PyTorch does; set norms to 1."""
+    """Draw the layers as PyTorch does, except those that transformers draws in a way of their own."""
     for name, module in network.named_modules():
         if name.startswith("model.backbone.") or not _DRAWN_BY_TRANSFORMERS.isdisjoint(name.split(".")):
             continue
@@ -369,7 +361,7 @@ def _reset_parameters(network: nn.Module) -> None:
 
 
 def options_as_saved(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``options`` with the content of the file ``config`` instead of its path."""
+    """Return ``options`` with the content of the file ``config``."""
     return {**options, "config": _read_config(options["config"])} if "config" in options else dict(options)
 
 
