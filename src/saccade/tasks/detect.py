@@ -112,7 +112,7 @@ class Detect(Task):
         if (problem := next(filter(None, problems), None)) is not None:
             return problem
         boxes = torch.cat([found["boxes"] for found in output])
-        if len(boxes) and bool(((boxes >= 0) & (boxes <= 1)).all()):
+        if bool(((boxes >= 0) & (boxes <= 1)).all()) and bool((boxes % 1).any()):
             return "gives boxes within 0 to 1; pixels of the image are needed: multiply them by its width and height"
         return None
 
