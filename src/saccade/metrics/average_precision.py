@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -181,7 +182,7 @@ def _hits_needed(n_truths: int) -> Index:
 
 
 def _metric(name: str, area: str = "all", thresholds: Sequence[int] = _ALL) -> Metric:
-    options = {"area": AREAS.index(area), "thresholds": tuple(thresholds)}
+    options: dict[str, Any] = {"area": AREAS.index(area), "thresholds": tuple(thresholds)}
     return Metric(
         name=name, unit="%", margin=1.0, low=0.0, high=100.0, score=partial(score, **options),
         score_without=partial(score_without, **options), by_class=partial(by_class, **options),

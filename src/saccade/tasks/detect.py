@@ -209,7 +209,8 @@ class Detect(Task):
         for n in chosen.tolist():
             label = int(objects["labels"][n])
             text = self.data.classes[label] if scores is None else f"{self.data.classes[label]} {float(scores[n]):.2f}"
-            boxes.append(Box(*corners[n].tolist(), label, text))
+            left, top, right, bottom = corners[n].tolist()
+            boxes.append(Box(left, top, right, bottom, label, text))
         return Drawing(f"{len(boxes)} object{'s' * (len(boxes) != 1)}", boxes=tuple(boxes))
 
 
