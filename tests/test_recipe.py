@@ -7,8 +7,9 @@ import tomllib
 import pytest
 from pydantic import ValidationError
 
+import saccade.recipe as recipe_module
 from saccade.errors import UserError
-from saccade.recipe import Recipe
+from saccade.recipe import Recipe, builtin_recipe
 
 FULL = """
 [data]
@@ -362,3 +363,11 @@ def test_published_augmentations_are_recipes():
 def test_precision_may_be_written_as_a_number():
     assert Recipe().with_overrides(["training.precision=32"]).training.precision == "32"
     assert Recipe.read({"training": {"precision": 32}}).training.precision == "32"
+
+
+def test_a_missing_folder_of_recipes_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe_module, "__file__", str(tmp_path / "src" / "saccade" / "recipe.py"))
+    with pytest.raises(UserError, match=r"there is neither .*src.saccade.recipes nor .*recipes; install Saccade again"):
+        builtin_recipe("digits")
+    monkeypatch.undo()
+    assert builtin_recipe("digits").data.source == "digits"

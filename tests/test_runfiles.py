@@ -222,6 +222,7 @@ def test_today_s_files_are_read_as_they_stand(tmp_path):
     done = {
         "task": "segment", "metric": "mIoU", "score": "50.00 %", "scores": {"mIoU": 50.0, "Dice": None},
         "by_class": {"mIoU": [50.0, None]}, "trivial": {"answer": "a everywhere", "scores": {"mIoU": 1.0}},
+        "references": {"an expert": {"mIoU": 90.0, "Dice": None}},
         "epochs": 1, "seconds": 1.0, "parameters": 7, "diverged": None,
     }  # fmt: skip
     (tmp_path / "done.json").write_text(json.dumps(done))

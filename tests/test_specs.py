@@ -25,6 +25,16 @@ FACTS = {"title": "T", "kind": "gate", "evidence": "paper"}
         (FACTS | {"find_function": len}, "no key 'find_function'"),
         (FACTS | {"needs": ["luck"]}, "needs = 'luck'"),
         (FACTS | {"position": {"resnet": "stage"}}, "lacks the key 'default'"),
+        (
+            FACTS | {"position": {"default": "residal"}},
+            "position 'residal'. Did you mean 'residual'? Needed is one of stage,",
+        ),
+        (
+            FACTS | {"position": {"default": "stage", "vgg": ["block", "conv3x3 in stages[1]"]}},
+            "'conv3x3 in stages[1]'. N",
+        ),
+        (FACTS | {"position": {"default": "paper"}}, "position 'paper'. Needed"),
+        (FACTS | {"position": {"default": "stage", "vgg": 3}}, "position 3. Needed"),
         (FACTS | {"paper": {"authors": "A"}}, "missing"),
         (FACTS | {"limits": "few"}, "SPEC's limits must be a list, got 'few'"),
         (FACTS | {"neutral": None}, "SPEC's neutral must be True, False or text, got None"),
@@ -113,3 +123,12 @@ def test_near_spellings():
     assert did_you_mean("rd_ration", ["excitation", "rd_ratio"]) == " Did you mean 'rd_ratio'?"
     assert did_you_mean("ration", ["excitation", "rd_ratio"]) == " Did you mean 'rd_ratio' or 'excitation'?"
     assert did_you_mean("zzz", ["cbam", "das"]) == ""
+
+
+@pytest.mark.parametrize(
+    "position",
+    ["stage", "residual[last]", "stage[1:-1]", "conv3x3 in stage[-3:]", "conv3x3 in stage[-1][first]",
+     "block in decoder", "block in decoder[1:][-1]", "residual in encoder[0]", ["stage", "block[0]"]],
+)  # fmt: skip
+def test_positions_that_plug_accepts_are_accepted(position):
+    assert Spec.read(FACTS | {"position": {"default": "skip", "vgg": position}}, "mine").position["vgg"] == position

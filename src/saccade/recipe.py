@@ -163,11 +163,17 @@ def builtin_recipe(name: str) -> Recipe:
     """Return a recipe of the package, such as ``digits`` or ``cifar10``.
 
     Raises:
-        UserError: there is no recipe with this name.
+        UserError: there is no recipe with this name, or the folder of recipes is missing.
     """
     package = Path(__file__).parent
     # An installed package contains the folder; in a checkout it lies beside src.
-    folder = next(path for path in (package / "recipes", package.parents[1] / "recipes") if path.is_dir())
+    folders = (package / "recipes", package.parents[1] / "recipes")
+    folder = next((path for path in folders if path.is_dir()), None)
+    if folder is None:
+        raise UserError(
+            f"the built-in recipes are missing: there is neither {folders[0]} nor {folders[1]}; install Saccade again, "
+            "or name a recipe file"
+        )
     names = sorted(path.stem for path in folder.glob("*.toml"))
     if name not in names:
         raise UserError(f"there is no recipe {name!r}.{did_you_mean(name, names)} Recipes: {', '.join(names)}.")

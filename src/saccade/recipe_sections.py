@@ -154,8 +154,8 @@ class Phase:
     """Number of epochs."""
     trainable: tuple[Text, ...] = ("*",)
     """Globs of the parameters to train; ``!glob`` excludes. A module whose parameters are all frozen stays in eval mode
-    with its submodules. A module without parameters, such as dropout, is in train mode unless it lies in a frozen
-    module."""
+    with its submodules, except torchvision's RPN and box heads, which compute no losses in eval mode. A module without
+    parameters, such as dropout, is in train mode unless it lies in a frozen module."""
     choose: bool = False
     """Continue from the epoch with the best score on the validation split, instead of the last epoch."""
     lr: Annotated[float | None, Field(gt=0, le=_MAX_FLOAT32)] = None

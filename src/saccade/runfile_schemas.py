@@ -80,6 +80,8 @@ class Done(_Schema):
     by_class: dict[str, list[Float32 | None]] = Field(default_factory=dict)
     trivial: _ConstantPrediction | None = None
     """Scores of the best constant prediction, the baseline that ignores the images."""
+    references: dict[str, dict[str, Float32 | None]] = Field(default_factory=dict)
+    """Scores of the task's reference predictions: name -> metric -> score."""
     epochs: Annotated[int, Field(ge=0, le=MAX_EPOCHS)]
     seconds: Duration
     parameters: Count

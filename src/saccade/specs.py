@@ -15,13 +15,21 @@ from typing import Any
 
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["GateRange", "Paper", "PublishedResult", "Spec"]
+__all__ = ["POSITIONS", "POSITION_INDEX", "GateRange", "Paper", "PublishedResult", "Spec"]
 
 KINDS = ("gate", "context", "transform", "conv")
 EVIDENCE = ("oracle", "port", "paper", "reading")
 SYMMETRIES = ("permutation", "flip", "transpose")
 NEEDS = ("size", "previous stage", "skip")
 
+POSITIONS = (
+    "paper", "stage", "decoder", "skip", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem",
+)  # fmt: skip
+POSITION_INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
+"""Regular expression of an index or slice in brackets."""
+_SUFFIX = rf"(?:{POSITION_INDEX}|\[(?:first|last)\])?"
+_POSITION = rf"(\w+){_SUFFIX}(?: in (?:stage(?:{POSITION_INDEX})|encoder|decoder(?:{POSITION_INDEX})?){_SUFFIX})?"
+"""Regular expression of a position in SPEC; the group is one of ``POSITIONS``."""
 _REPOSITORY = r"[\w.-]+/[\w.-]+( \(.+\))?$"
 
 
@@ -69,6 +77,18 @@ class PublishedResult:
     note: str = ""
     where: str | tuple[str, ...] = "paper"
     """Positions of the mechanism in that network, as ``plug`` accepts them."""
+
+
+def _check_position(position: object, owner: str) -> None:
+    """Raise UserError unless ``position`` is one of ``POSITIONS`` besides ``paper``, with an index or an ``in``."""
+    match = re.fullmatch(_POSITION, position) if isinstance(position, str) else None
+    if match is None or match[1] not in POSITIONS[1:]:
+        word = re.split(r"[\s\[]", str(position), maxsplit=1)[0]
+        suggestion = "" if word in POSITIONS else did_you_mean(word, POSITIONS[1:])
+        raise UserError(
+            f"{owner}: SPEC has the position {position!r}.{suggestion} Needed is one of {', '.join(POSITIONS[1:])}, "
+            "also as in 'stage[-1]' or 'conv3x3 in stage[-3:]'."
+        )
 
 
 def _no_function(field_name: str) -> None:
@@ -178,6 +198,9 @@ class Spec:
             raise UserError(f"{owner}: SPEC's position lacks the key 'default'")
         if not isinstance(spec.position["default"], str):
             raise UserError(f"{owner}: SPEC's default position must be one position, got {spec.position['default']!r}")
+        for value in spec.position.values():
+            for position in value if isinstance(value, list | tuple) else [value]:
+                _check_position(position, owner)
         return spec
 
     def positions(self, family: str) -> list[str]:

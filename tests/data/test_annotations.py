@@ -29,16 +29,19 @@ def test_corrections_are_counted_with_their_first_place():
     assert [one.box for one in kept] == [(10, 10, 20, 20), (10, 10, 20, 20), (0, 5, 60, 30), (0, 0, 60, 40)]
     assert counts.counts == Counter(empty=1, duplicate=1, clipped=1)
     assert counts.sentences() == [
-        "1 objects without area are left out (the first: a.txt, line 2)",
-        "1 boxes extend a little beyond their image and are clipped to it (the first: a.txt, line 5)",
-        "1 objects are exact duplicates and are counted once (the first: a.txt, line 3)",
+        "1 objects without area are left out (a.txt, line 2)",
+        "1 boxes extend a little beyond their image and are clipped to it (a.txt, line 5)",
+        "1 objects are exact duplicates and are counted once (a.txt, line 3)",
     ]
 
 
-def test_the_places_of_a_few_corrections_are_all_named():
-    empty, text = Annotation("a", (10, 10, 10, 20)), "objects without area are left out"
-    assert cleaned_of(empty, empty)[1].sentences() == [f"2 {text} (a.txt, line 1; a.txt, line 2)"]
-    assert cleaned_of(*[empty] * 6)[1].sentences() == [f"6 {text} (the first: a.txt, line 1)"]
+@pytest.mark.parametrize(
+    ("count", "places"),
+    [(2, "a.txt, line 1; a.txt, line 2"), (4, "the first: a.txt, line 1; a.txt, line 2; a.txt, line 3")],
+)
+def test_a_note_names_up_to_three_places(count, places):
+    _, counts = cleaned_of(*[Annotation("a", (10, 10, 10, 20))] * count)
+    assert counts.sentences() == [f"{count} objects without area are left out ({places})"]
 
 
 @pytest.mark.parametrize(

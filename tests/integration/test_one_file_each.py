@@ -95,6 +95,7 @@ def _every_arm_is_judged_but_the_one_without_a_number(study):
     assert study["analysis"]["images"] == 12
     assert study["trivial"]["answer"] == "the mean of all images"
     assert study["study"]["margin"] == 0.1
+    assert study["references"]["the brightest pixel"]["MAE"] != study["trivial"]["score"]
 
 
 def _the_page_has_the_section_and_the_words_of_the_metric(home):
@@ -103,7 +104,11 @@ def _the_page_has_the_section_and_the_words_of_the_metric(home):
     assert "Counted: 4 arms." in page
     assert "MAE" in page
     assert "top-1" not in page
-    assert "MAE" in (home / "whole/table.md").read_text()
+    assert page.count("<title>the middle</title>") == 6 * 4
+    assert "the brightest pixel, for comparison" in page
+    table = (home / "whole/table.md").read_text()
+    assert "MAE" in table
+    assert "| the brightest pixel (for comparison) |" in table
 
 
 def _rows_are_ragged_and_the_network_is_loaded_again(home):

@@ -1,6 +1,7 @@
 """Each recipe that comes with Saccade parses, says where its numbers come from, and takes one step."""
 
 import csv
+import json
 import math
 import re
 import runpy
@@ -22,6 +23,7 @@ from saccade.cost.thop import thop_counts
 from saccade.data import open_data
 from saccade.events import TrainingBegan
 from saccade.recipe import Recipe, builtin_recipe
+from saccade.training.module import train_only
 from saccade.training.schedules import lr_factor
 from tiny_runs import Killed, after, listener
 
@@ -39,6 +41,12 @@ CAMVID = [
     "sky", "building", "pole", "road", "pavement", "tree", "signsymbol", "fence", "car", "pedestrian", "bicyclist",
     "void",
 ]  # fmt: skip
+
+STUFF_MISSING = {
+    12: "street sign", 26: "hat", 29: "shoe", 30: "eye glasses", 45: "plate", 66: "mirror", 68: "window", 69: "desk",
+    71: "door", 83: "blender", 91: "hair brush",
+}  # fmt: skip
+"""Labels of COCO-Stuff that are in no mask, by index."""
 
 read_head = runpy.run_path(str(REPOSITORY / "docs/hooks/recipe_heads.py"))["read_head"]
 
@@ -106,9 +114,49 @@ PUBLISHED = {
         "training.momentum": 0.9,
         "training.weight_decay": Recipe().training.weight_decay,  # not stated
     },
+    "coco-faster-rcnn-das": {  # DAS, section 4.1; the rest from configs/_base_ of MMDetection
+        "data.size": (800, 1344),
+        "data.mean": IMAGENET["data.mean"],
+        "data.std": IMAGENET["data.std"],
+        "data.augment": ("flip",),
+        "model.name": "faster_rcnn",
+        "attention.mechanism": "das",
+        "training.optimizer": "sgd",
+        "training.batch_size": 16,
+        "training.lr": 0.02,
+        "training.momentum": 0.9,
+        "training.weight_decay": 1e-4,
+        "training.freeze": "norm",  # norm_eval
+        "training.warmup_epochs": round(500 * 16 / 117_266, 3),  # images with objects
+    },
+    "coco-stuff": {  # VT, arXiv:2006.03677; the rest from Base-RCNN-FPN.yaml and config/defaults.py of detectron2
+        "data.size": (800, 1216),
+        "data.augment": ("flip",),
+        "model.name": "fpn",
+        "training.optimizer": "sgd",
+        "training.batch_size": 32,
+        "training.lr": 0.04,
+        "training.momentum": 0.9,
+        "training.weight_decay": 1e-4,
+        "training.epochs": 90_000 * 16 // 118_287,
+        "training.warmup_epochs": round(1000 * 32 / 118_287, 2),
+    },
+    "lip": {  # VT, arXiv:2006.03677; epochs from run.sh of liutinglt/CE2P
+        "data.size": 473,
+        "data.augment": (),
+        "model.name": "fpn",
+        "training.optimizer": "sgd",
+        "training.batch_size": 96,
+        "training.lr": 0.01,
+        "training.weight_decay": 5e-4,
+        "training.epochs": 150,
+    },
 }
 """Settings by recipe, as its source states them."""
 RATES = {
+    "coco-faster-rcnn-das": {1: 0.02, 7: 0.02, 8: 0.002, 10: 0.002, 11: 2e-4},  # ×0.1 at 8 and 11
+    "coco-stuff": {1: 0.04, 7: 0.04, 8: 0.004, 10: 0.004, 11: 4e-4},  # ×0.1 after 2/3 and 8/9, in whole epochs
+    "lip": {0: 0.01, 75: 0.005},  # cosine
     "imagenet-das": {0: 0.1, 29: 0.1, 30: 0.01, 60: 0.001, 89: 0.001, 90: 1e-4, 99: 1e-4},  # ×0.1 at 30, 60, 90
     "mobilenetv2-das": {0: 0.045, 1: 0.0441, 399: 0.045 * 0.98**399},  # ×0.98 per epoch
     "cifar100-das": {69: 0.1, 70: 0.02, 130: 0.004, 200: 8e-4, 260: 1.6e-4, 299: 1.6e-4},  # ×0.2 at 70, 130, 200, 260
@@ -213,16 +261,66 @@ def write_masks(root):
     (root / "classes.txt").write_text("\n".join(CAMVID))
 
 
+def write_mask(path, values):
+    """Write a grey mask of 48×40 pixels whose rows hold ``values``, from top to bottom."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = np.array(values)[np.arange(40) * len(values) // 40]
+    Image.fromarray(np.repeat(rows[:, None], 48, 1).astype(np.uint8)).save(path)
+
+
+def write_coco_stuff(root):
+    """Write COCO-Stuff as it is unpacked, then run the script in the comment of the recipe."""
+    for n in range(12):
+        part = ("train2017", "val2017")[n % 2]
+        write_image(root / "images" / part / f"{n:012}.jpg", n)
+        write_mask(root / "annotations" / part / f"{n:012}.png", [0, 12, 181, 255])
+    missing = iter(STUFF_MISSING.values())
+    labels = ["unlabeled", *(next(missing) if n in STUFF_MISSING else f"label {n}" for n in range(1, 183))]
+    (root / "labels.txt").write_text("".join(f"{n}: {label}\n" for n, label in enumerate(labels)))
+    run_script_of("coco-stuff", root)
+
+
+def write_lip(root):
+    """Write LIP as it is unpacked, then run the script in the comment of the recipe."""
+    for n in range(12):
+        part = ("train", "val")[n % 2]
+        write_image(root / "TrainVal_images/TrainVal_images" / f"{part}_images" / f"{n}.jpg", n)
+        write_mask(root / "TrainVal_parsing_annotations" / f"{part}_segmentations" / f"{n}.png", range(20))
+    run_script_of("lip", root)
+
+
+def write_coco(root):
+    """Write COCO 2017 as it is unpacked: images with two boxes each, the classes 1 and 3."""
+    for part in ("train2017", "val2017"):
+        for n in range(8):
+            write_image(root / part / f"{n:012}.jpg", n)
+        boxes = [
+            {"id": 2 * n + k, "image_id": n, "category_id": 1 + 2 * k, "bbox": [4 + n, 3 + 9 * k, 24, 18], "iscrowd": 0}
+            for n in range(8)
+            for k in range(2)
+        ]
+        images = [{"id": n, "file_name": f"{n:012}.jpg", "width": 48, "height": 40} for n in range(8)]
+        coco = {"images": images, "annotations": boxes, "categories": [{"id": n, "name": f"c{n}"} for n in (1, 3)]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(coco))
+
+
 def writer_of(recipe):
     """Return the function that writes the images of a recipe; None for built-in images."""
-    task, layout = recipe.task.name, recipe.data.layout
-    if recipe.data.source == "digits":
+    task, layout, source = recipe.task.name, recipe.data.layout, recipe.data.source
+    if source == "digits":
         return None
+    if source in OWN_WRITERS:
+        return OWN_WRITERS[source]
     if task == "segment" or layout in ("image_masks", "voc_masks"):
         return write_masks
     if task == "multilabel" or layout in ("csv", "chestxray14"):
         return write_findings
     return write_lists if layout == "class_list" else write_classes
+
+
+OWN_WRITERS = {"coco": write_coco, "coco-stuff": write_coco_stuff, "lip": write_lip}
+"""Writers of data sets that only one recipe reads, by ``data.source``."""
 
 
 def run_script_of(name, folder, **names):
@@ -277,6 +375,19 @@ def test_images_of_every_kind_are_read(tmp_path):
         assert min(len(split.train), len(split.test)) >= BATCH
 
 
+def test_official_folders_of_masks_have_their_classes(tmp_path):
+    """171 of the 182 labels of COCO-Stuff; 255 and no other value becomes void."""
+    for name, n_classes, values in (("coco-stuff", 171, {0, 11, 170, 255}), ("lip", 20, {*range(20)})):
+        root = tmp_path / name
+        root.mkdir()
+        OWN_WRITERS[name](root)
+        data = builtin_recipe(name).with_overrides({"data.source": str(root), "data.size": [40, 48]}).data
+        split = open_data(data, "mask")
+        assert (len(split.classes), len(split.train), len(split.test)) == (n_classes, 6, 6), name
+        assert set(split.train.target(0).unique().tolist()) == values, name
+        assert "eye glasses" not in split.classes, name
+
+
 def test_the_script_that_writes_cifar100_makes_class_folders(tmp_path, monkeypatch):
     class Pictures(list):
         classes = ("apple", "bowl")
@@ -306,6 +417,29 @@ def test_gates_of_mobilenetv2_end_its_seven_stages():
         same = torchvision.models.mobilenet_v2()
         saccade.plug(same, recipe.attention.mechanism, where=where, input=(3, 64, 64))
         assert round(thop_counts(ForwardCall.build(same, (3, 224, 224), batch=1))[1] / 1e9, 2) == macs
+
+
+def test_phases_of_faster_rcnn_freeze_the_first_stage_but_not_its_gate():
+    """As ``frozen_stages = 1`` of MMDetection; first the backbone, then all, then 12 epochs."""
+    recipe = builtin_recipe("coco-faster-rcnn-das")
+    host = timm.create_model(recipe.model.name, **recipe.model.options)
+    saccade.plug(host, recipe.attention.mechanism, where=recipe.attention.where, input=(3, 64, 64))
+    backbone, every, last = recipe.training.phases
+    assert (last.epochs, last.trainable) == (12, every.trainable)
+    for phase, heads in ((backbone, False), (every, True)):
+        with train_only(host, phase):
+            trained = {name for name, parameter in host.named_parameters() if parameter.requires_grad}
+        for name, is_trained in (
+            ("backbone.encoder.conv1.weight", False),
+            ("backbone.encoder.layer1.2.bn3.weight", False),
+            ("backbone.encoder.layer1.0.downsample.0.weight", False),
+            ("backbone.encoder.layer1.2.saccade.mechanism.depthwise.weight", True),
+            ("backbone.encoder.layer2.0.conv1.weight", True),
+            ("backbone.fpn.inner_blocks.0.0.weight", heads),
+            ("roi_heads.box_predictor.cls_score.weight", heads),
+        ):
+            assert name in dict(host.named_parameters())
+            assert (name in trained) == is_trained, (phase.name, name)
 
 
 def test_an_unknown_name_gets_the_nearest():

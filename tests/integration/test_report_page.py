@@ -25,15 +25,17 @@ from saccade.errors import UserError
 from saccade.models import create_host
 from saccade.recipe import Recipe
 from saccade.saving import save
+from saccade.study.collecting import collect
 from saccade.study.plan import Study
 from saccade.study.report import write_report
 from saccade.study.report.charts import subsample
+from saccade.study.report.sections import pictures
 from saccade.study.report.typeset import (
     NARROW_SPACE,
     typeset_sentence,
 )
 from saccade.surgery import plug_control
-from saccade.tasks.base import Drawing
+from saccade.tasks.base import Box, Drawing
 from saccade.tasks.classify import Classify
 
 ARMS = (arm("none"), arm("se"), arm("das"), arm("das", "extra"))
@@ -397,6 +399,38 @@ def test_command(whole, tmp_path):
     assert isinstance(CliRunner().invoke(command, [str(tmp_path)]).exception, UserError)
 
 
+@pytest.mark.parametrize(("max_side", "smooth", "is_large"), [(16, True, True), (16, False, False), (32, True, False)])
+def test_heat_maps_of_photographs_are_large(tmp_path, whole, monkeypatch, max_side, smooth, is_large):
+    def draw(self, indices, network):
+        return [Drawing("a map", picture=Image.new("L", (17, 17)), smooth=smooth) for _ in indices]
+
+    monkeypatch.setattr(pictures, "MAX_SIDE", max_side)
+    monkeypatch.setattr(Classify, "draw", draw)
+    page = collect(whole.parent).report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert (' large" style' in page.replace("\n", " ")) == is_large
+    assert ('class="plane answered smooth"' in page) == smooth
+
+
+def test_boxes_are_drawn_beside_the_truth(tmp_path, whole, monkeypatch):
+    def draw(self, indices, network):
+        if network is None:
+            return [Drawing("1 c", boxes=(Box(0.0, 0.0, 0.5, 0.5, 2, "c"),)) for _ in indices]
+        found = (Box(0.1, 0.1, 0.6, 0.6, 0, "<a> 0.51"),)
+        return [Drawing("found", boxes=found if k else ()) for k, _ in enumerate(indices)]
+
+    monkeypatch.setattr(Classify, "draw", draw)
+    page = collect(whole.parent).report(tmp_path / "page.html").read_text(encoding="utf-8")
+    section = page[page.index('<section id="pictures"') :].partition("</section>")[0]
+    assert section.count('class="plane boxes"') == 6 * 5
+    assert section.count("<title>c</title>") == 6
+    assert section.count("<title>&lt;a&gt; 0.51</title>") == 5 * 4
+    assert re.findall(r'</svg>([^<]*)</span>\n', section.partition('<div class="scroll')[0]) == [
+        "&lt;script&gt;alert(1)", "c"]  # fmt: skip
+    assert "Below: the prediction of each network, and the truth in the first column." in section
+    assert 'class="scroll pictures large"' in section
+    assert 'pictures large"' not in whole.read_text(encoding="utf-8")
+
+
 def test_drawn_predictions_keep_the_aspect_of_the_images(tmp_path, photos, whole, monkeypatch):
     def draw(self, indices, network):
         colour = 0 if network is None else 200
@@ -415,4 +449,6 @@ def test_drawn_predictions_keep_the_aspect_of_the_images(tmp_path, photos, whole
     assert not re.search(r"\b(right|wrong): ", painted)
     assert "--aspect: 1.000;" in plain
     assert "answered" not in plain
+    assert "boxes" not in plain
+    assert "swatch" not in plain
     assert re.search(r"\b(right|wrong): ", plain)

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 from made_results import ERROR, arm, context, made
@@ -133,6 +134,47 @@ def test_classes_are_sorted_by_difference():
     assert _section("by_class", SCORES, by_class={name: rows[:3] for name, rows in by_class.items()})["classes"] == (
         "All classes"
     )
+
+
+REFERENCES = {"experts": {"top-1": 72.0, "error": 0.1}, "the future": {"top-1": 99.0}, "nobody": {"top-1": None}}
+
+
+def _with_references(references=REFERENCES):
+    results = made(SCORES, others=[(ERROR, ERRORS | {"none": [0.7, 0.7, 0.7]})], trivial=("the class a", 10.0))
+    epochs = {
+        run.folder: [{"epoch": e, "scores": {"top-1": 60 + 3.0 * e}, "gates": {}} for e in range(5)]
+        for run in results.runs
+    }
+    return context(replace(results, references=references), epochs)
+
+
+def test_reference_predictions_follow_the_trivial_answer():
+    page, plain = render_page(_with_references()), render_page(_with_references({}))
+    runs = _part(page, "runs")
+    assert runs.index("the class a, without") < runs.index("experts, for comparison</td> <td>72.00</td>")
+    assert "the future, for comparison</td> <td>99.00</td>" in runs
+    assert "nobody" not in runs
+    assert "<td>experts</td><td>0.100</td>" in _part(page, "other_metrics")
+    assert "<td>the future</td><td>–</td>" in _part(page, "other_metrics")
+    assert "for comparison" not in plain
+    assert _part(page, "difference") == _part(plain, "difference")
+
+
+def test_reference_lines_do_not_change_the_range_of_the_curves():
+    learning, plain = (_part(render_page(_with_references(found)), "learning") for found in (REFERENCES, {}))
+    assert len(re.findall('<line [^>]*class="level"', learning)) == len(SCORES)
+    assert learning.count("<title>experts: 72.00 %</title>") == len(SCORES)
+    assert "</svg>experts, 72.00 %</span>" in learning
+    assert "the future" not in learning  # 99 lies far above the curves
+    assert 'class="level"' not in plain
+    ticks = [re.findall(r'class="tick"[^>]*>([^<]*)<', text) for text in (learning, plain)]
+    assert ticks[0] == ticks[1]
+
+
+def test_names_of_references_are_escaped():
+    page = render_page(_with_references({"<script>x": {"top-1": 72.0, "error": 0.1}}))
+    assert "<script>x" not in page
+    assert page.count("&lt;script&gt;x") == len(("runs", "other metrics", "legend")) + len(SCORES)
 
 
 def test_trivial_answer_is_the_last_row():

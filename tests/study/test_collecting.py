@@ -43,6 +43,29 @@ def test_scores_means_and_differences(study):
     assert [run.folder for run in found.of("se")] == ["se/seed0", "se/seed1", "se/seed2"]
 
 
+def test_reference_predictions_are_those_of_the_first_run_that_has_them(study):
+    before = collect(study.folder)
+    assert before.references == {}
+    references = {"experts": {"top-1": 99.5, "NLL": None}}
+    for run in study.runs()[2:]:
+        _change(run, references=references)
+    found = collect(study.folder)
+    assert found.references == references
+    assert found.reference_scores(found.metric) == {"experts": 99.5}
+    assert found.reference_scores(found.others[1].metric) == {}
+    assert found.analysis == before.analysis
+
+
+def test_a_metric_that_changed_after_the_runs_is_named(study):
+    assert [note.text for note in collect(study.folder).notes if note.kind == "scores"] == []
+    for number, (top1, top5) in enumerate([(90.004, 99.0), (88.0, 99.0), (91.0, 98.0)]):
+        scores = json.loads((study.runs()[number].folder / "done.json").read_text())["scores"]
+        _change(study.runs()[number], scores=scores | {"top-1": top1, "top-5": top5})
+    ours, beside = (note.text for note in collect(study.folder).notes if note.kind == "scores")
+    assert ours.startswith("top-1 has changed since the runs (se seed 0: 88.00 %, now 91.00 %). Scores are as the")
+    assert beside.startswith("top-5 has changed since the runs (none seed 1: 98.00 %, now 99.00 %). Scores")
+
+
 def test_other_metrics_get_intervals_and_no_verdict(study):
     top5, nll = collect(study.folder).others
     assert (top5.metric.name, nll.metric.name) == ("top-5", "NLL")

@@ -1,6 +1,7 @@
 """JSON of the results of a study."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from finished_runs import finished_study
@@ -23,3 +24,10 @@ def test_results_are_written_as_strict_json(study):
     assert said["trivial"] == {"answer": "the most frequent class", "score": 10.0}
     assert said["analysis"]["differences"][0]["sentence"] == found.analysis.differences[0].sentence()
     assert [other["metric"] for other in said["others"]] == ["top-5", "NLL"]
+    assert "references" not in said
+
+
+def test_reference_predictions_are_written(study):
+    references = {"experts": {"top-1": 99.5, "NLL": None}}
+    found = replace(collect(study.folder), references=references)
+    assert json.loads(json_text(found))["references"] == references

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from saccade.metrics.metric import Metric
 from saccade.models import create_host
-from saccade.tasks.base import Drawing, Task
+from saccade.tasks.base import Box, Drawing, Task
 
 
 def _mean(rows):
@@ -39,13 +39,18 @@ class Toy(Task):
         return _rows(network(images)[:, 0].float(), images)
 
     def trivial_baseline(self):
-        images = torch.stack([self.data.test[i][0] for i in range(len(self.data.test))])
+        images = self.images(range(len(self.data.test)))
         return "the mean of all images", _rows(torch.zeros(len(images)), images)
+
+    def references(self):
+        images = self.images(range(len(self.data.test)))
+        return {"the brightest pixel": _rows(images.amax((1, 2, 3)), images)}
 
     def draw(self, indices, network):
         images = self.images(indices)
         values = images.mean((1, 2, 3)) if network is None else network(images)[:, 0]
-        return [Drawing(f"{value:.2f}") for value in values.tolist()]
+        box = Box(0.25, 0.25, 0.75, 0.75, 0, "the middle")
+        return [Drawing(f"{value:.2f}", boxes=(box,)) for value in values.tolist()]
 
 
 def _rows(values, images):

@@ -240,3 +240,19 @@ def test_a_random_host_says_nothing_of_itself(straight):
     _, result, _ = straight
     assert "notes" not in result
     assert tasks.resolve(TINY, "label") is TINY
+
+
+@pytest.mark.parametrize("trained", ["backbone.encoder.*", "roi_heads.*"])
+def test_a_detector_with_frozen_heads_gives_all_losses(trained):
+    """The heads compute losses in train mode only; what they contain stays in eval mode."""
+    host = create_host(Model(name="faster_rcnn", options={"encoder": "resnet10_small", "fpn_channels": 8}), 3, 3)
+    host.train()
+    with train_only(host, Phase("part", 1, (trained,))) as frozen:
+        set_eval(frozen)
+        losses = host(
+            torch.rand(1, 3, 64, 64), [{"boxes": torch.tensor([[8.0, 8, 40, 40]]), "labels": torch.ones(1).long()}]
+        )
+    assert set(losses) == {"loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg"}
+    in_eval = {name for name, module in host.named_modules() if not module.training}
+    assert ("rpn.head.conv" in in_eval, "roi_heads.box_head.fc6" in in_eval) == (True, trained == "backbone.encoder.*")
+    assert ("backbone.encoder.bn1" in in_eval) == (trained == "roi_heads.*")

@@ -84,6 +84,18 @@ def test_the_trivial_answer_stands_beside_the_score(straight, split):
     assert trivial["scores"]["top-1"] == pytest.approx(100 * sum(right) / 37)
 
 
+def test_reference_predictions_stand_beside_the_score(tmp_path, straight, split, monkeypatch):
+    labels = torch.tensor([split.test.target(i) for i in range(37)]).int()
+    right, zeros = torch.arange(37) < 9, torch.zeros(37)
+    expert = {"predicted": torch.where(right, labels, -1), "label": labels, "rank": zeros, "nll": zeros + 0.25}
+    monkeypatch.setattr(Classify, "references", lambda self: {"an expert": expert})
+    result = train(TINY.with_overrides({"training.epochs": 1}), tmp_path / "run", device="cpu")
+    scores = {"top-1": pytest.approx(100 * 9 / 37), "top-5": 100.0, "NLL": 0.25}
+    assert result["references"] == {"an expert": scores}
+    assert done(tmp_path / "run")["references"] == result["references"]
+    assert "references" not in straight[1]
+
+
 def test_it_is_the_loop_anybody_would_write(tmp_path, split):
     """Two epochs in plain PyTorch give the same bits."""
     recipe = TINY.with_overrides(

@@ -37,8 +37,9 @@ _OVERHANG_PIXELS = 2.0
 _ROUNDING_PIXELS = 0.05
 """Overhang in pixels that is attributed to rounding: clipped without a note."""
 
-_MAX_PLACES = 5
-"""Number of remarks up to which all places are named."""
+_MAX_PLACES = 3
+"""Number of places that a note names."""
+
 _CLEANING_NOTES = {
     "crowd": "crowds (iscrowd = 1) are left out",
     "empty": "objects without area are left out",
@@ -130,15 +131,10 @@ class CleaningCounts:
     def sentences(self) -> list[str]:
         """Return one note per kind of remark."""
         return [
-            f"{self.counts[kind]} {text} ({self._places(kind)})"
+            f"{self.counts[kind]} {text} ({'the first: ' * (self.counts[kind] > len(places))}{'; '.join(places)})"
             for kind, text in _CLEANING_NOTES.items()
-            if kind in self.first_places
+            if (places := self.first_places.get(kind))
         ]
-
-    def _places(self, kind: str) -> str:
-        """Return all places of a few remarks, else the first."""
-        places = self.first_places[kind]
-        return "; ".join(places) if 1 < self.counts[kind] <= _MAX_PLACES else f"the first: {places[0]}"
 
 
 def polygon_box(polygons: Sequence[Polygon]) -> Box:

@@ -24,18 +24,13 @@ from saccade.graph.decoder import (
 from saccade.graph.neck import neck, no_neck_reason
 from saccade.graph.sites import Inspection, Site
 from saccade.graph.structure import Structure
-from saccade.specs import Spec
+from saccade.specs import POSITION_INDEX, POSITIONS, Spec
 
 __all__ = ["POSITIONS", "ChosenSites", "paths_at", "position_key", "select", "sites_at", "where_items"]
 
-POSITIONS = (
-    "paper", "stage", "decoder", "skip", "neck", "block", "residual", "conv3x3", "activated", "expanded", "conv_stem",
-)  # fmt: skip
 _REASONS = {"neck": no_neck_reason, "decoder": no_decoder_reason, "skip": no_skip_reason}
 """Maps a position to the function that explains why a network lacks it."""
 _FALLBACK = ("residual", "block", "stage")
-_INDEX = r"\[-?\d+\]|\[(?:-?\d+)?:(?:-?\d+)?\]"
-"""Regular expression of an index or slice in brackets."""
 
 _LOG = logging.getLogger("saccade")
 
@@ -186,7 +181,7 @@ def _paper_position_sites(inspection: Inspection, paper_position: str, spec: Spe
 
 def _split_stages(where: str) -> tuple[str, str, str]:
     """Split ``conv3x3 in stage[-3:][-1]`` into position, stage index and suffix; missing ones are empty."""
-    match = re.fullmatch(rf"(.+?) in stage({_INDEX})({_INDEX}|\[(?:first|last)\])?", where.strip())
+    match = re.fullmatch(rf"(.+?) in stage({POSITION_INDEX})({POSITION_INDEX}|\[(?:first|last)\])?", where.strip())
     return (match[1], match[2], match[3] or "") if match else (where, "", "")
 
 
@@ -199,7 +194,9 @@ def _in_stages(sites: list[Site], stage_index: str, where: str) -> list[Site]:
 
 def _split_half(where: str) -> tuple[str, str, str, str]:
     """Split ``block in decoder[1:][-1]`` into position, half of the network, index of the levels and suffix."""
-    match = re.fullmatch(rf"(.+?) in (?:(encoder)|(decoder)({_INDEX})?)({_INDEX}|\[(?:first|last)\])?", where.strip())
+    match = re.fullmatch(
+        rf"(.+?) in (?:(encoder)|(decoder)({POSITION_INDEX})?)({POSITION_INDEX}|\[(?:first|last)\])?", where.strip()
+    )
     return (match[1], match[2] or match[3], match[4] or "", match[5] or "") if match else (where, "", "", "")
 
 
@@ -253,7 +250,7 @@ def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec)
 
 def _split_suffix(where: str) -> tuple[str, str]:
     """Split a position from its suffix."""
-    match = re.fullmatch(rf"(\w+)({_INDEX}|\[(?:first|last)\])?", where)
+    match = re.fullmatch(rf"(\w+)({POSITION_INDEX}|\[(?:first|last)\])?", where)
     return (match[1], match[2] or "") if match else (where, "")
 
 

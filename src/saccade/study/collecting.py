@@ -33,6 +33,8 @@ from saccade.tasks.base import Task
 
 __all__ = ["collect"]
 
+_MAX_CHANGED = 3
+"""Largest number of runs with changed scores named in a note."""
 _OPTIONAL_KEYS = {"group": "groups", "by": "values of the option by", "scored": "scored classes"}
 """Rows that must be equal in all runs that have them, and their names in messages."""
 
@@ -59,7 +61,10 @@ def collect(folder: str | Path) -> StudyResults:
         ((record["trivial"]["answer"], record["trivial"]["scores"].get(metric.name))
          for record in done_records.values() if record.get("trivial")), None,
     )  # fmt: skip
-    analysis, other_metrics = None, []
+    references: Mapping[str, Mapping[str, float | None]] = next(
+        (record["references"] for record in done_records.values() if record.get("references")), {}
+    )
+    analysis, other_metrics, outdated = None, [], []
     if arms[0].mean is not None:
         rows = _rows(study, runs, task_class)
         analysis = analyse(
@@ -73,6 +78,7 @@ def collect(folder: str | Path) -> StudyResults:
             seeds=study.seeds,
             sizes=_unit_sizes(rows, metric),
         )
+        outdated = _outdated_scores(runs, rows, metric)
         scored_metrics = {name for run in runs for name in run.scores}
         for other in (*task_class.metrics, *_metrics_by_value(task_class, done_records, rows)):
             if other is metric or other.name not in scored_metrics:
@@ -87,7 +93,9 @@ def collect(folder: str | Path) -> StudyResults:
                     other_scores, metric=other, values=values, baseline=BASELINE, sizes=_unit_sizes(rows, other)
                 )
                 other_metrics.append(OtherMetric(other, other_scores, differences))
+                outdated += _outdated_scores(runs, rows, other)
     notes = study_notes(study, {row.arm.name: row.parameters for row in arms}, runs, done_records)
+    notes += [StudyNote("scores", text) for text in outdated]
     if analysis is not None:
         notes += [StudyNote("analysis", text) for text in analysis.notes]
     if (tuning := read_tuning(study)) is not None:
@@ -105,6 +113,7 @@ def collect(folder: str | Path) -> StudyResults:
         task=task,
         metric=metric,
         trivial=trivial,
+        references=references,
         arms=arms,
         analysis=analysis,
         others=tuple(other_metrics),
@@ -114,6 +123,28 @@ def collect(folder: str | Path) -> StudyResults:
         advice=advice_if_not_learnt(study) if not_learnt else "",
         tuned=tuning,
     )
+
+
+def _outdated_scores(runs: Sequence[RunResult], rows: Mapping[tuple[str, int], Rows], metric: Metric) -> list[str]:
+    """Return a note on the runs whose score differs from that of their rows, because ``metric`` has changed since."""
+    changed = []
+    for run in runs:
+        score = run.scores.get(metric.name)
+        if score is None or (run.arm, run.seed) not in rows:
+            continue
+        try:
+            today = metric.compute(rows[run.arm, run.seed])
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError):  # rows of earlier versions
+            continue
+        if today is None or abs(score - today) > 0.5 * 10**-metric.digits:
+            changed.append(f"{run.arm} seed {run.seed}: {metric.format(score)}, now {metric.format(today)}")
+    if not changed:
+        return []
+    more = f" and {len(changed) - _MAX_CHANGED} more runs" if len(changed) > _MAX_CHANGED else ""
+    return [
+        f"{metric.name} has changed since the runs ({'; '.join(changed[:_MAX_CHANGED])}{more}). Scores are as the runs "
+        "stored them, intervals are of the metric as it is now: start a new study with another --out."
+    ]
 
 
 def _metrics_by_value(

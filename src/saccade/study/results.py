@@ -73,6 +73,7 @@ class StudyResults:
         task: name of the task, or None.
         metric: metric of the verdicts.
         trivial: description and score of a predictor that ignores the image.
+        references: name of a reference prediction -> metric -> score.
         arms: results of each arm.
         analysis: statistical results; None until a run of the baseline is done.
         others: other metrics, without verdicts.
@@ -93,6 +94,7 @@ class StudyResults:
     task: str | None
     metric: Metric
     trivial: tuple[str, float | None] | None
+    references: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     arms: tuple[ArmResult, ...]
     analysis: Analysis | None
     others: tuple[OtherMetric, ...] = ()
@@ -125,6 +127,11 @@ class StudyResults:
         """Maps each kind of control in the study to a sentence on its purpose."""
         kinds = {row.arm.control for row in self.arms}
         return {kind: control.description for kind, control in CONTROLS.items() if kind in kinds}
+
+    def reference_scores(self, metric: Metric) -> dict[str, float]:
+        """Return the score of each reference prediction by ``metric``, by name."""
+        scores = {name: by_metric.get(metric.name) for name, by_metric in self.references.items()}
+        return {name: score for name, score in scores.items() if score is not None}
 
     def of(self, arm: str) -> list[RunResult]:
         """Return the runs of an arm, in the order of the seeds."""
@@ -200,6 +207,8 @@ class StudyResults:
             "task": self.task,
             "metric": metric,
             "trivial": trivial,
+            **({"references": {name: dict(scores) for name, scores in self.references.items()}}
+               if self.references else {}),
             "arms": {row.arm.name: self._arm_to_json(row) for row in self.arms},
             "analysis": None if self.analysis is None else self.analysis.to_json(),
             "others": [

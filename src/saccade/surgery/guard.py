@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from saccade.errors import UserError
@@ -31,6 +32,26 @@ REPLACEMENT_PATHS = "_saccade_replaced"
 REPLACEMENT_INFO = "_saccade_note"
 """Attribute of a replaced convolution with its ``ReplacementInfo``."""
 
+_CHECK = "_saccade_check"
+"""Attribute with the ``_Check`` of a module that records paths."""
+
+
+class _Check:
+    """Check of a module, for PyTorch 2.11, whose ``torch.compile`` passes no module to a constant function.
+
+    Pickles of plugged networks contain this class.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def run(self) -> None:
+        """Raise UserError if a plug or replacement below the module no longer runs."""
+        raise_if_lost(dict(_lost_below(self.module)))
+
+    # As torch.compiler.assume_constant_result, without importing the compiler: the call adds no node to the graph.
+    run._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
 
 def record_path(host: nn.Module, path: str, attribute: str) -> None:
     """Record ``path`` in ``attribute`` of ``host`` and each module above ``path``; add the guarding hook."""
@@ -41,6 +62,7 @@ def record_path(host: nn.Module, path: str, attribute: str) -> None:
             module.register_forward_pre_hook(guarding_hook, prepend=True)
         # vars() because a host may forbid setattr, or forward it to a wrapped network.
         vars(module)[attribute] = (*vars(module).get(attribute, ()), ".".join(names[depth:]))
+        vars(module)[_CHECK] = _Check(module)
         if depth < len(names) - 1:
             module = module.get_submodule(names[depth])
 
@@ -55,6 +77,7 @@ def retain_paths(root: nn.Module, attribute: str, remaining: set[str]) -> None:
         if not retained:
             del vars(module)[attribute]
             if PLUG_PATHS not in vars(module) and REPLACEMENT_PATHS not in vars(module):
+                vars(module).pop(_CHECK, None)  # missing in pickles of earlier versions
                 remove_hooks(module._forward_pre_hooks, guarding_hook)
 
 
@@ -98,15 +121,11 @@ def raise_if_lost(reasons: Mapping[str, str]) -> None:
 
 def guarding_hook(module: nn.Module, args: tuple[Any, ...]) -> None:
     """Forward pre-hook: raise UserError if a plug or replacement below ``module`` no longer runs."""
-    _raise_if_lost_below(module)
-
-
-def _raise_if_lost_below(module: nn.Module) -> None:
-    raise_if_lost(dict(_lost_below(module)))
-
-
-# As torch.compiler.assume_constant_result, without importing the compiler: the check adds no node to a traced graph.
-_raise_if_lost_below._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    check = getattr(module, _CHECK, None)
+    if check is not None and torch.compiler.is_compiling():
+        check.run()
+    else:  # a shallow copy of a module has the check of the original
+        raise_if_lost(dict(_lost_below(module)))
 
 
 PLUG_LOST = (

@@ -52,9 +52,10 @@ def write_results(
     description, constant_rows = task.trivial_baseline()
     by = splits.test.by
     by_metrics = task.metrics_by(task.applicable_metrics(), by.name, by.levels, outputs) if by else ()
-    scores, constant_scores = (
+    references = {name: rows | codes for name, rows in task.references().items()}
+    scores, constant_scores, *reference_scores = (
         task.scores(rows) | {metric.name: metric.compute(rows) for metric in by_metrics}
-        for rows in (outputs, constant_rows | codes)
+        for rows in (outputs, constant_rows | codes, *references.values())
     )
     result = {
         "task": task_name,
@@ -63,6 +64,7 @@ def write_results(
         "scores": scores,
         "by_class": _by_class(task, outputs),
         "trivial": {"answer": description, "scores": constant_scores},
+        **({"references": dict(zip(references, reference_scores, strict=True))} if references else {}),
         "epochs": chosen.get("epoch", epoch_rows[-1]["epoch"]),
         "seconds": round(sum(row["seconds"] for row in epoch_rows), 3),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),

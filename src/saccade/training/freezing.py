@@ -11,6 +11,8 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from saccade.errors import UserError, did_you_mean
 from saccade.models import head_paths
@@ -21,6 +23,9 @@ __all__ = ["FrozenPart", "freeze", "fully_frozen_modules", "set_eval"]
 
 _UNIT_VARIANCE_TOLERANCE = 2e-3
 """A layer counts as folded if variance + eps differs from 1 by at most this: twice the largest eps in use."""
+
+_LOSS_MODULES = (RegionProposalNetwork, RoIHeads)
+"""Modules that compute losses in train mode only."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +86,9 @@ def freeze(network: nn.Module, recipe: Recipe) -> FrozenPart:
 
 
 def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
-    """Return modules whose own parameters are all frozen.
+    """Return modules whose own parameters are all frozen, except ``_LOSS_MODULES``.
 
-    If a whole subtree is frozen, its modules without parameters are included.
+    Of a frozen subtree, modules without parameters are included.
     """
     frozen: dict[nn.Module, None] = {}
     for module in network.modules():
@@ -91,7 +96,7 @@ def fully_frozen_modules(network: nn.Module) -> list[nn.Module]:
             frozen.update(dict.fromkeys(module.modules()))
         elif _all_frozen(module.parameters(recurse=False)):  # such as a frozen norm with a trainable plug inside
             frozen[module] = None
-    return list(frozen)
+    return [module for module in frozen if not isinstance(module, _LOSS_MODULES)]
 
 
 def _all_frozen(parameters: Iterable[nn.Parameter]) -> bool:

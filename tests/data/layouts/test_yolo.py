@@ -158,6 +158,20 @@ def test_paths_begin_at_path_where_that_is_in_here(tmp_path, path):
     assert any("is not a folder in the data folder" in note for note in facts["notes"]) == (path[:2] in ("/e", ".."))
 
 
+@pytest.mark.parametrize("inner", ["", "set"])
+@pytest.mark.parametrize("source", ["data", "link"])
+def test_an_absolute_path_is_found_from_a_relative_or_linked_folder(tmp_path, monkeypatch, inner, source):
+    root = tmp_path / "data"
+    ultralytics(root / inner)
+    (root / inner / "data.yaml").unlink()
+    write(root / "data.yaml", f"path: {root / inner}\n{YAML}")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(tmp_path)
+    facts = layouts.get("yolo").describe(Data(source=source), None)
+    assert facts["used"] == {"train": 6, "test": 3}
+    assert [note for note in facts["notes"] if "is not a folder in the data folder" in note] == []
+
+
 def test_a_set_of_cvat_with_lists_at_its_path(tmp_path):
     """Ultralytics YOLO of CVAT: ``train.txt`` names ``data/images/train/…``, as its file lies above."""
     for n in range(4):
@@ -378,7 +392,7 @@ def test_a_line_that_only_looks_odd(tmp_path, line):
 
 
 CLEANED = {
-    "no area": ("0 0.5 0.5 0 0.5", 1, r"1 objects without area are left out \(the first: labels/train/02\.txt, line 2"),
+    "no area": ("0 0.5 0.5 0 0.5", 1, r"1 objects without area are left out \(labels/train/02\.txt, line 2"),
     "flat polygon": ("0 0.1 0.5 0.5 0.5 0.9 0.5", 1, "1 objects without area are left out"),
     "twice": (BOX, 1, "1 objects are exact duplicates and are counted once"),
     "overhang": ("0 0.98 0.5 0.1 0.5", 2, "1 boxes extend a little beyond their image and are clipped to it"),

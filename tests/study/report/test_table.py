@@ -68,6 +68,15 @@ def _rows_of_latex(text):
     return [[_read(cell.strip()) for cell in re.split(r"(?<!\\)&", line[: -len(r" \\")])] for line in lines]
 
 
+def test_reference_predictions_follow_the_arms():
+    references = {"half | viewers": {"top-1": 78.456}, "unknown": {"top-1": None}}
+    results, plain = (replace(_results(), references=found) for found in (references, {}))
+    rows = _rows_of_markdown(to_markdown(results))
+    assert rows[:-1] == _rows_of_markdown(to_markdown(plain))
+    assert rows[-1] == ["half | viewers (for comparison)", "78.46", "", "", "", "–", "–", "–"]
+    assert _rows_of_latex(to_latex(results)) == rows
+
+
 def test_markdown_and_latex_hold_the_same_numbers():
     results = _results()
     rows = _rows_of_markdown(to_markdown(results))

@@ -246,9 +246,11 @@ def _base_folder(root: Path, yaml: _DataYaml, notes: list[str]) -> Path:
     """Return the folder that paths in the YAML file are relative to."""
     text = _check_text(yaml.values.get("path") or "", f"{yaml.path.name}, path")
     folder = Path(os.path.normpath(root / text))
-    if text and folder != root and folder.is_dir() and folder.resolve().is_relative_to(root.resolve()):
-        return folder
-    if text and folder.resolve() != root.resolve():
+    resolved, resolved_root = folder.resolve(), root.resolve()
+    if text and resolved != resolved_root and folder.is_dir() and resolved.is_relative_to(resolved_root):
+        # By its text, an absolute path may lie outside a relative or linked root.
+        return folder if folder.is_relative_to(root) else root / resolved.relative_to(resolved_root)
+    if text and resolved != resolved_root:
         notes.append(
             f"{yaml.path.name} has the path {brief(text)!r}, which is not a folder "
             "in the data folder: paths are relative to the data folder"

@@ -55,6 +55,8 @@ _LATEX = {
 def to_markdown(results: StudyResults) -> str:
     """Return one row per arm: score (mean ± standard deviation over seeds), difference, verdict, cost; then the notes.
 
+    Reference predictions follow the arms.
+
     If the host has not learnt the task, a warning precedes the table.
     """
     # Arm names come from the user, so they are escaped.
@@ -114,7 +116,7 @@ def _subject(results: StudyResults) -> str:
 
 
 def table_rows(results: StudyResults) -> list[tuple[str, ...]]:
-    """Return the header of the table, then one row per arm; cost columns without a value are left out."""
+    """Return the header, one row per arm and reference prediction; cost columns without a value are left out."""
     metric = results.metric
     better = "" if metric.higher_is_better else ", + is better"
     head = (
@@ -129,6 +131,9 @@ def table_rows(results: StudyResults) -> list[tuple[str, ...]]:
     )
     findings = results.verdicts
     body = [_arm_row(row, findings.get(row.arm.name), metric.digits) for row in results.arms]
+    for name, score in results.reference_scores(metric).items():
+        cells = (f"{name} (for comparison)", format_number(score, metric.digits))
+        body.append(cells + ("",) * (len(head) - _N_COST_COLUMNS - len(cells)) + (ABSENT,) * _N_COST_COLUMNS)
     first_cost = len(head) - _N_COST_COLUMNS
     columns = [n for n in range(len(head)) if n < first_cost or any(row[n] != ABSENT for row in body)]
     return [tuple(row[n] for n in columns) for row in (head, *body)]

@@ -34,6 +34,14 @@ the epoch chosen on validation images; never the best epoch on test images.</p>
 {{- chart }}</figure>
 {%- endfor %}
 </div>
+{%- if references %}
+<div class="legend">
+{%- for name, score in references %}
+<span><svg class="dash" viewBox="0 0 24 8" aria-hidden="true"><path class="level" d="M0,4h24"/></svg>
+{{- name }}, {{ score }}</span>
+{%- endfor %}
+</div>
+{%- endif %}
 """
 
     def content(self, context: ReportContext) -> Mapping[str, Any] | None:
@@ -49,14 +57,24 @@ the epoch chosen on validation images; never the best epoch on test images.</p>
             for name in context.styles
         }  # fmt: skip
         bounds = score_range(list(curves.values()), metric.margin)
+        references = {
+            name: score for name, score in results.reference_scores(metric).items() if Scale(*bounds).contains(score)
+        }
         epochs = context.last_epoch
         panels = []
         for row in results.arms:
             name, style = row.arm.name, context.styles[row.arm.name]
             mean = with_unit(format_number(row.mean, metric.digits), metric.unit)
-            chart = learning_chart(style, curves[name], curves[BASELINE], bounds, epochs, metric)
+            chart = learning_chart(style, curves[name], curves[BASELINE], references, bounds, epochs, metric)
             panels.append((style, mean if curves[name] else "no finished run", chart))
-        return {"name": metric.name + unit_phrase(metric.unit), "panels": panels}
+        return {
+            "name": metric.name + unit_phrase(metric.unit),
+            "panels": panels,
+            "references": [
+                (name, with_unit(format_number(score, metric.digits), metric.unit))
+                for name, score in references.items()
+            ],
+        }
 
 
 def score_range(curves: Sequence[CurvesBySeed], min_span: float) -> tuple[float, float]:
@@ -70,11 +88,15 @@ def learning_chart(
     style: ArmStyle,
     curves: CurvesBySeed,
     baseline: CurvesBySeed,
+    references: Mapping[str, float],
     bounds: tuple[float, float],
     epochs: int,
     metric: Metric,
 ) -> Markup:
-    """Return a chart with one thin line per seed, their bold mean, and the plain host's mean in grey."""
+    """Return a chart with one thin line per seed, their bold mean, and the plain host's mean in grey.
+
+    The scores of ``references``, which must lie in ``bounds``, are dashed lines.
+    """
     height = 170.0
     x_scale = Scale(1, max(epochs, 2))
     viewbox_y_scale, pixel_y_scale = Scale(*bounds, 100.0, 0.0), Scale(*bounds, height, 0.0)
@@ -89,6 +111,10 @@ def learning_chart(
     mean = [(e, v) for e, v in mean_curve(curves) if e]
     lines.append(polyline([(x_scale(e), viewbox_y_scale(v)) for e, v in mean], class_=f"mean {style.classes}"))
     elements = [*gridlines(pixel_y_scale), element("line", x1=0, x2="100%", y1=height, y2=height, class_="axis")]
+    for name, score in references.items():
+        tip = element("title", f"{name}: {with_unit(format_number(score, metric.digits), metric.unit)}")
+        y = pixel_y_scale(score)
+        elements.append(element("line", tip, x1=0, x2="100%", y1=y, y2=y, class_="level"))
     for epoch in _labelled_epochs(epochs):
         elements.append(
             element("text", epoch, x=x_scale.percent(epoch), y=height + 17, text_anchor="middle", class_="tick")

@@ -33,6 +33,9 @@ runs.</p>
 <tr><th scope="row">{{ arm_label(style) }}</th>
 {%- for value, difference in cells %}<td>{{ value }}<span class="second">{{ difference }}</span></td>{% endfor %}</tr>
 {%- endfor %}
+{%- for reference, cells in references %}
+<tr class="soft"><td>{{ reference }}</td>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}
 </tbody>
 </table></div>
 """
@@ -47,7 +50,11 @@ runs.</p>
             for other in others
         ]  # fmt: skip
         rows = [(style, [_cell(other, name) for other in others]) for name, style in context.styles.items()]
-        return {"headers": headers, "rows": rows, "baseline": context.results.baseline}
+        references = [
+            (name, [format_number(scores.get(other.metric.name), other.metric.digits) for other in others])
+            for name, scores in context.results.references.items()
+        ]
+        return {"headers": headers, "rows": rows, "references": references, "baseline": context.results.baseline}
 
 
 def _cell(other: OtherMetric, arm: str) -> tuple[str, str]:

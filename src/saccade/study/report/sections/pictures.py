@@ -7,7 +7,7 @@ import io
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from saccade.runfiles import read_rows
 from saccade.saving import describe, load
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
+from saccade.study.report.boxes import class_legend, draw_boxes
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.svg import element
 from saccade.study.report.typeset import NARROW_SPACE, format_number
@@ -38,6 +39,8 @@ N_IMAGES = 6
 """Number of images shown."""
 MAX_SIDE = 128
 """Longest side of an embedded image, in pixels."""
+MAX_LARGE_SIDE = 256
+"""Longest side of an embedded image that is shown large, for boxes and heat maps, in pixels."""
 MIN_MAP_SIDE = 7
 """Maps with a smaller side are shown only if there is no larger one."""
 STRIP_WIDTH = 64
@@ -77,7 +80,16 @@ yellow (most), on the scale above each column; 1 means unchanged. Over an image:
 that passes at each position of the named site. Strips, for mechanisms that only weight channels: the effective gates,
 one row per site from input to output, channels from left to right.
 {%- if has_drawings %} Below: the prediction of each network, and the truth in the first column.{% endif %}</p>
-<div class="scroll pictures{% if smooth %} smooth{% endif %}" style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
+{%- if legend %}
+<div class="legend">
+{%- for name, colour in legend %}
+<span><svg class="swatch" viewBox="0 0 16 16" aria-hidden="true"><path class="halo" d="M3,3h10v10h-10z"/>
+{{- "" }}<path d="M3,3h10v10h-10z" stroke="{{ colour }}"/></svg>{{ name }}</span>
+{%- endfor %}
+</div>
+{%- endif %}
+<div class="scroll pictures{% if smooth %} smooth{% endif %}{% if is_large %} large{% endif %}"
+style="--aspect: {{ aspect }}; --ramp: {{ ramp }}"><table>
 <thead><tr><th scope="col">image</th>
 {%- for column in columns %}
 <th scope="col">{{ arm_label(column.style) }}<span class="second">
@@ -128,17 +140,28 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
         )
         description = f"{description} {sentence}"
     pictures = [task.data.test.raw_image(i) for i in indices]
-    definitions = element("defs", *(_image_definition(k, picture) for k, picture in enumerate(pictures)))
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
     overlays = [_overlay(k, None, drawing.caption) for k, drawing in enumerate(truths)]
+    columns = [_column(context, study, task, arm, run, indices) for arm, run in runs.items()]
+    all_drawings = [*truths, *(drawing for column in columns for drawing in column["drawings"])]
+    boxes = [box for drawing in all_drawings for box in drawing.boxes]
+    is_photograph = max(height, width) > MAX_SIDE
+    is_large = bool(boxes) or (is_photograph and any(drawing.smooth for drawing in all_drawings))
+    max_side = MAX_LARGE_SIDE if is_large else MAX_SIDE
+    definitions = element("defs", *(_image_definition(k, picture, max_side) for k, picture in enumerate(pictures)))
     return {
         "description": description,
         "has_common_seed": common_seed is not None,
-        "truths": _make_cells("truth", overlays, truths),
-        "columns": [_column(context, study, task, arm, run, indices) for arm, run in runs.items()],
+        "truths": _make_cells("truth", overlays, truths, bool(boxes)),
+        "columns": [
+            column | {"cells": _make_cells(column["style"].name, column["overlays"], column["drawings"], bool(boxes))}
+            for column in columns
+        ],
         "definitions": element("svg", definitions, width=0, height=0, class_="hidden", aria_hidden="true"),
-        "has_drawings": any(drawing.picture is not None for drawing in truths),
+        "has_drawings": bool(boxes) or any(drawing.picture is not None for drawing in all_drawings),
+        "is_large": is_large,
+        "legend": class_legend(boxes, task.data.classes),
         "smooth": max(height, width) > MAX_SIDE // 2,
         "aspect": f"{width / height:.3f}",
         "ramp": f"linear-gradient(90deg, {', '.join(COLOURS)})",
@@ -162,7 +185,7 @@ def _runs_to_show(context: ReportContext, study: Study) -> tuple[dict[Arm, RunRe
 def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], str]:
     """Return the images to show, half at random and half where the networks differ, and a sentence on them.
 
-    The random order depends only on the number of images.
+    All are random if the networks differ on every image or none. The order depends only on the number of images.
 
     Raises:
         UserError: the saved predictions cover a different number of images.
@@ -177,7 +200,7 @@ def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None])
     if score_per_image is not None:
         rows_of_runs = [{"value": score_per_image(rows)} for rows in rows_of_runs]
     disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
-    disputed_shown = disputed[: N_IMAGES // 2]
+    disputed_shown = disputed[: N_IMAGES // 2] if len(disputed) < n_images else []
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
     if not disputed_shown:
         return random_picks, f"{len(random_picks)} test images, drawn at random."
@@ -196,7 +219,7 @@ def _predictions_differ(rows: Sequence[Rows]) -> bool:
 def _column(
     context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
-    """Return one arm's column: style, seed, site, ends of the colour scale, and cells."""
+    """Return one arm's column: style, seed, site, ends of the colour scale, overlays and drawings."""
     recipe = resolve(arm.recipe(study.base, run.seed), task.target)
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
@@ -217,8 +240,8 @@ def _column(
             range_text = f"{format_number(float(heat_map.min()))} to {format_number(float(heat_map.max()))} passes"
             colours = _colour_map((heat_map - low) / (high - low))
             overlays[k] = _overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
-    style, cells = context.styles[arm.name], _make_cells(arm.name, overlays, drawings)
-    return {"style": style, "seed": run.seed, "site": label, "scale_ends": scale_ends, "cells": cells}
+    column = {"style": context.styles[arm.name], "seed": run.seed, "site": label, "scale_ends": scale_ends}
+    return column | {"overlays": overlays, "drawings": drawings}
 
 
 def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
@@ -268,25 +291,45 @@ ArmCell = tuple[Markup | None, Drawing, Markup | None]
 """Overlay of heat map and image (None without a plug), the task's Drawing, and its picture as SVG or None."""
 
 
-def _make_cells(name: str, overlays: Sequence[Markup | None], drawings: Sequence[Drawing]) -> list[ArmCell]:
-    """Return the cells of one arm, one per image."""
+def _make_cells(
+    name: str, overlays: Sequence[Markup | None], drawings: Sequence[Drawing], has_boxes: bool
+) -> list[ArmCell]:
+    """Return the cells of one arm, one per image; with ``has_boxes``, drawings without a picture show the image."""
     cells: list[ArmCell] = []
     for k, (overlay, drawing) in enumerate(zip(overlays, drawings, strict=True), 1):
         drawn_image = None
-        if drawing.picture is not None:
-            image = drawing.picture.copy()
-            image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.NEAREST)
-            drawn_image = _frame(_embed(image), label=f"{name}, image {k}: {drawing.caption}", class_="plane answered")
+        if drawing.picture is not None or has_boxes:
+            label = f"{name}, image {k}: {drawing.caption}"
+            drawn_image = _frame(*_draw(k - 1, drawing), label=label, class_=_plane_class(drawing))
         cells.append((overlay, drawing, drawn_image))
     return cells
 
 
-def _image_definition(i: int, pixels: Tensor) -> Markup:
-    """Return an image uint8 (C, H, W), downscaled to ``MAX_SIDE``, as an element ``picture-i`` for ``use``."""
+def _draw(index: int, drawing: Drawing) -> list[Markup]:
+    """Return the elements of a drawing of the image ``index``: its picture, or the image, below its boxes."""
+    boxes = draw_boxes(drawing.boxes)
+    if drawing.picture is None:
+        return [element("use", href=f"#picture-{index}"), *boxes]
+    image = drawing.picture.copy()
+    resampling = Image.Resampling.LANCZOS if drawing.smooth else Image.Resampling.NEAREST
+    image.thumbnail((MAX_SIDE, MAX_SIDE), resampling)
+    return [_embed(image), *boxes]
+
+
+def _plane_class(drawing: Drawing) -> str:
+    """Return the CSS classes of a drawing; an image with boxes is scaled like the images themselves."""
+    if drawing.picture is None:
+        return "plane boxes"
+    return " ".join(["plane answered", *["boxes"] * bool(drawing.boxes), *["smooth"] * drawing.smooth])
+
+
+def _image_definition(i: int, pixels: Tensor, max_side: int) -> Markup:
+    """Return an image uint8 (C, H, W), downscaled to ``max_side``, as an element ``picture-i`` for ``use``."""
     array = pixels.permute(1, 2, 0).numpy()
     image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    return _embed(image, id=f"picture-{i}")
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    # A photograph this large would take several times as many bytes as PNG.
+    return _embed(image, "JPEG" if max(image.size) > MAX_SIDE else "PNG", id=f"picture-{i}")
 
 
 def _overlay(index: int | None, heat_map: Image.Image | None, label: str) -> Markup:
@@ -303,9 +346,9 @@ def _frame(*elements: Markup, label: str, class_: str) -> Markup:
     return element("svg", *elements, class_=class_, **view, role="img", aria_label=label)
 
 
-def _embed(image: Image.Image, **attributes: str | None) -> Markup:
-    """Return an image element that embeds ``image`` as PNG."""
+def _embed(image: Image.Image, file_format: Literal["PNG", "JPEG"] = "PNG", **attributes: str | None) -> Markup:
+    """Return an image element that embeds ``image``."""
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    href = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.save(file, file_format, optimize=True, quality=90)
+    href = f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
     return element("image", href=href, width=100, height=100, preserveAspectRatio="none", **attributes)

@@ -1,4 +1,4 @@
-"""Score of every run, with the score of a trivial predictor in the last row."""
+"""Score of every run, with the scores of a trivial predictor and of reference predictions in the last rows."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
 <tr class="soft"><td colspan="{{ seeds | length + 1 }}">{{ trivial_name }}, without looking at the image</td>
 <td>{{ trivial_score }}</td><td></td></tr>
 {%- endif %}
+{%- for reference, score in references %}
+<tr class="soft"><td colspan="{{ seeds | length + 1 }}">{{ reference }}, for comparison</td>
+<td>{{ score }}</td><td></td></tr>
+{%- endfor %}
 </tbody>
 </table></div>
 """
@@ -59,5 +63,8 @@ computed within a column.{% if diagnostics %} {{ diagnostics }}{% endif %}</p>
             "rows": rows,
             "trivial_name": trivial_name,
             "trivial_score": format_number(trivial_score, metric.digits),
+            "references": [
+                (name, format_number(score, metric.digits)) for name, score in results.reference_scores(metric).items()
+            ],
             "diagnostics": typeset_sentence(results.analysis.diagnostics()) if results.analysis else None,
         }
