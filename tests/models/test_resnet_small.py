@@ -23,7 +23,15 @@ def make(**options):
 def test_it_is_registered():
     assert "resnet10_small" in timm.list_models("resnet*")
     assert timm.models.is_model("resnet10_small")
-    assert saccade.models.names() == ["encoder_decoder", "faster_rcnn", "fcn", "fcos", "resnet_small", "retinanet"]
+    assert saccade.models.names() == [
+        "encoder_decoder",
+        "faster_rcnn",
+        "fcn",
+        "fcos",
+        "resnet_small",
+        "retinanet",
+        "rt_detr",
+    ]
 
 
 def test_its_weights_by_hand():

@@ -65,10 +65,13 @@ def test_a_network_s_own_loss_comes_first():
         def loss(self, network, images, targets):
             return {"task": images + targets}
 
+        def network_targets(self, targets):
+            return 10 * targets
+
     network = nn.Identity()
     assert training_loss(Given(), network, 2, 3) == {"task": 5}
     network.training_loss = lambda images, targets: {"own": images * targets}
-    assert training_loss(Given(), network, 2, 3) == {"own": 6}
+    assert training_loss(Given(), network, 2, 3) == {"own": 60}
 
 
 class _Drawing(nn.Module):

@@ -159,6 +159,7 @@ def clean_objects(
     """
     for kind, where in annotations.remarks:
         counts.add(kind, annotations.file_name, where)
+    _check_unit(annotations)
     objects, keys = [], set()
     stored_size = size[::-1] if orientation >= 5 else size
     for annotation in annotations.objects:
@@ -183,6 +184,19 @@ def clean_objects(
         clipped_box = max(0.0, x1), max(0.0, y1), min(stored_size[0], x2), min(stored_size[1], y2)
         objects.append(_rotate(in_pixels._replace(box=clipped_box), stored_size, orientation))
     return objects
+
+
+def _check_unit(annotations: ImageAnnotations) -> None:
+    """Raise LabelError if boxes in pixels look like fractions: all lie within the first pixel, not all whole."""
+    boxes = [annotation.box for annotation in annotations.objects]
+    if annotations.relative or not boxes or not all(0 <= value <= 1 for box in boxes for value in box):
+        return
+    if (broken := next((box for box in boxes if any(value % 1 for value in box)), None)) is not None:
+        numbers = " ".join(f"{value:g}" for value in broken)
+        raise LabelError(
+            f"has the box {numbers} (x1 y1 x2 y2) in {brief(annotations.file_name)}; pixels are needed: multiply "
+            "fractions by the image's width and height"
+        )
 
 
 def _to_pixels(annotation: Annotation, size: tuple[int, int]) -> Annotation:

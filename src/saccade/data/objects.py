@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from saccade.data.annotations import Annotation, CleaningCounts, ImageAnnotations, LabelError, clean_objects
+from saccade.data.label_names import near_name_notes
 from saccade.data.labels import TargetSource
 from saccade.data.outlines import polygon_mask, rle_mask
 from saccade.data.resizing import Frame
@@ -65,6 +66,7 @@ class Objects(TargetSource):
         n_masks = sum(annotation.has_mask for annotation in all_objects)
         self._with_masks = n_masks == len(all_objects) > 0
         self.notes = [*notes, *counts.sentences(), *["no image shows an object"] * (not all_objects)]
+        self.notes += near_name_notes(self.classes)
         if 0 < n_masks < len(all_objects):
             n_boxes = len(all_objects) - n_masks
             self.notes.append(f"{n_boxes} of {len(all_objects)} objects have no outline: targets have boxes only")

@@ -23,7 +23,7 @@ __all__ = ["head_paths", "is_attention_key", "load_initial_weights", "read_metad
 
 _log = logging.getLogger("saccade")
 _WEIGHTS_FILE = "model.safetensors"
-_ENCODER_PATHS = ("encoder", "backbone.encoder")
+_ENCODER_PATHS = ("encoder", "backbone.encoder", "network.model.backbone.model")
 """Paths of the encoder in dense networks and in detectors."""
 
 
@@ -31,7 +31,8 @@ def load_initial_weights(host: nn.Module, model: Model) -> None:
     """Load the weights that ``model.checkpoint`` or ``model.init_from`` names into ``host``.
 
     If the shape of the head differs, the host keeps its random head, with a warning. If the host has an encoder and the
-    weights are those of a classifier, they are loaded into the encoder.
+    weights are those of a classifier, they are loaded into the encoder. A host's method
+    ``convert_weights`` may rename the keys of a checkpoint.
 
     Raises:
         UserError: the file or run does not exist, or holds the weights of another network.
@@ -45,7 +46,10 @@ def load_initial_weights(host: nn.Module, model: Model) -> None:
                 f"model.checkpoint: {brief(path)} says that its weights are of {brief(saved_architecture)!r}; "
                 f"{'the encoder' if names[1:] else 'model.name'} is {names[0]!r}"
             )
-        _load_host_or_encoder(host, model, _read_weights(path), "model.checkpoint", path)
+        weights = _read_weights(path)
+        if (convert := getattr(host, "convert_weights", None)) is not None:
+            weights = convert(weights)
+        _load_host_or_encoder(host, model, weights, "model.checkpoint", path)
     elif model.init_from is not None:
         folder = Path(model.init_from)
         replaced_convolutions = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 
 from timm.models import get_pretrained_cfg, model_entrypoint
 
@@ -42,11 +43,15 @@ def dense_model(model: Model) -> Model:
 def encoder_of(model: Model) -> str | None:
     """Return the name of the timm network inside the dense network or detector ``model``; None if it has none.
 
-    It is the option ``encoder``, or the default of that argument.
+    It is the option ``encoder``, or its default. With an option ``config``, the network has a backbone of its own.
     """
     if "encoder" in model.options:
         return str(model.options["encoder"])
     if is_builder(model.name) or not has_encoder(model.name):
         return None
-    argument = inspect.signature(model_entrypoint(model.name.partition(".")[0])).parameters.get("encoder")
-    return None if argument is None else str(argument.default)
+    function = model_entrypoint(model.name.partition(".")[0])
+    argument = inspect.signature(function).parameters.get("encoder")
+    if argument is None or "config" in model.options:
+        return None
+    default = argument.default or sys.modules[function.__module__].DEFAULT_ENCODER
+    return str(default)

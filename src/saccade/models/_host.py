@@ -57,7 +57,15 @@ def host_as_saved(model: Model, num_classes: int, channels: int) -> Mapping[str,
     """Return a description of the host from :func:`create_host`, for the argument ``host`` of ``saccade.save``."""
     if is_builder(model.name):
         return function_as_saved(model, num_classes, channels)
-    return {"timm": model.name, "options": {**model.options, "num_classes": num_classes, "in_chans": channels}}
+    options = {**_portable_options(model), "num_classes": num_classes, "in_chans": channels}
+    return {"timm": model.name, "options": options}
+
+
+def _portable_options(model: Model) -> Mapping[str, Any]:
+    """Return the options without paths, by ``options_as_saved`` of the network's module if it has one."""
+    module = sys.modules[model_entrypoint(model.name.partition(".")[0]).__module__]
+    convert = getattr(module, "options_as_saved", None)
+    return model.options if convert is None else convert(model.options)
 
 
 def _build_with_timm(model: Model, num_classes: int, channels: int) -> nn.Module:

@@ -197,6 +197,10 @@ class Task(ABC):
             targets: targets, as ``saccade.data.samples.collate`` returns them; tensors are on the network's device.
         """
 
+    def network_targets(self, targets: Any) -> Any:
+        """Return ``targets`` in the form that a network's own ``training_loss(images, targets)`` receives."""
+        return targets
+
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         """Return per-image results (B, …) from which every metric can be computed.

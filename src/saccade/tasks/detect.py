@@ -108,7 +108,13 @@ class Detect(Task):
             return f"gives a {type(output).__name__}{keys}; {needed}"
         if len(output) != len(images):
             return f"gives a {type(output).__name__} of {len(output)} for {len(images)} images; {needed}"
-        return next(filter(None, (_prediction_problem(found, len(self.data.classes)) for found in output)), None)
+        problems = (_prediction_problem(found, len(self.data.classes)) for found in output)
+        if (problem := next(filter(None, problems), None)) is not None:
+            return problem
+        boxes = torch.cat([found["boxes"] for found in output])
+        if bool(((boxes >= 0) & (boxes <= 1)).all()) and bool((boxes % 1).any()):
+            return "gives boxes within 0 to 1; pixels of the image are needed: multiply them by its width and height"
+        return None
 
     def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
         height, width = images.shape[2:]
@@ -123,8 +129,11 @@ class Detect(Task):
         )
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
-        losses = network(images, [{**(plain := _plain(target)), "labels": plain["labels"] + 1} for target in targets])
+        losses = network(images, self.network_targets(targets))
         return {name: loss.float() for name, loss in losses.items()}
+
+    def network_targets(self, targets: Any) -> Any:
+        return [{**(plain := _plain(target)), "labels": plain["labels"] + 1} for target in targets]
 
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
         predictions = [_without_background(found) for found in network(images)]
@@ -200,7 +209,8 @@ class Detect(Task):
         for n in chosen.tolist():
             label = int(objects["labels"][n])
             text = self.data.classes[label] if scores is None else f"{self.data.classes[label]} {float(scores[n]):.2f}"
-            boxes.append(Box(*corners[n].tolist(), label, text))
+            left, top, right, bottom = corners[n].tolist()
+            boxes.append(Box(left, top, right, bottom, label, text))
         return Drawing(f"{len(boxes)} object{'s' * (len(boxes) != 1)}", boxes=tuple(boxes))
 
 
@@ -254,6 +264,9 @@ def _prediction_problem(found: Any, n_classes: int) -> str | None:
     if labels.is_floating_point() or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) <= n_classes):
         values = sorted(set(labels.tolist()))[:8]
         return f"gives the labels {values}; integers 1 to {n_classes} are needed, 0 is the background"
+    if bool((is_reversed := (boxes[:, 2:] < boxes[:, :2]).any(1)).any()):
+        numbers = " ".join(f"{value:.4g}" for value in boxes[is_reversed][0].tolist())
+        return f"gives the box {numbers}; left, top, right, bottom are needed, with right ≥ left and bottom ≥ top"
     if len(scores) and not bool(((scores >= 0) & (scores <= 1)).all()):
         return f"gives scores from {float(scores.min()):g} to {float(scores.max()):g}; 0 to 1 is needed"
     return None

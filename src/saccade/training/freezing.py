@@ -130,14 +130,20 @@ def _freeze_host(
             "training.freeze = 'host' trains the head, and the host does not declare which module that is "
             "(default_cfg['classifier']); give globs of the parameters to freeze"
         )
-    # The parent module of the classifier, with its dropout; or the classifier itself if the parent is the network.
-    heads = {path.rpartition(".")[0] or path for path in heads}
+    heads = {_with_siblings(path, heads) for path in heads}
     trainable = {id(module) for path in heads for module in network.get_submodule(path).modules()} | attention_ids
     frozen = [module for name, module in host_modules if name and id(module) not in trainable]
     for module in (network, *frozen):
         for parameter in module.parameters(recurse=False):
             parameter.requires_grad_(False)
     return FrozenPart(frozen, f"The host is frozen; its head ({', '.join(sorted(heads))}) and the plugs are trained.")
+
+
+def _with_siblings(path: str, heads: set[str]) -> str:
+    """Return the path of the parent of the head ``path``, with its dropout; ``path`` if that holds deeper heads."""
+    parent = path.rpartition(".")[0]
+    holds_deeper_head = any(head.startswith(f"{parent}.") and head.rpartition(".")[0] != parent for head in heads)
+    return path if not parent or holds_deeper_head else parent
 
 
 def _freeze_by_glob(network: nn.Module, attention_ids: set[int], globs: Sequence[str]) -> FrozenPart:

@@ -79,7 +79,7 @@ def training_loss(
     """
     own_loss = getattr(network, "training_loss", None)
     if callable(own_loss):
-        return dict(own_loss(images, targets))
+        return dict(own_loss(images, task.network_targets(targets)))
     return task.loss(network, images, targets) if teacher is None else teacher.loss(task, network, images, targets)
 
 
