@@ -77,7 +77,7 @@ def test_sizes_mean_nothing_without_a_network(run, option):
 def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     listed = run("list")[1]
     words = {line.split()[0]: line.split()[3] for line in listed.partition("\n\n")[0].splitlines()}
-    assert "tasks: classify, multilabel, segment\n" in listed
+    assert "tasks: classify, detect, multilabel, saliency, salient_objects, segment\n" in listed
     assert re.search("data layouts: .*class_folders.*image_masks", listed)
     assert "architectures: encoder_decoder, fcn, resnet_small" in listed
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
