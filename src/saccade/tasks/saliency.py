@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["Saliency"]
 
 _SIGMA = 15 / 512
-"""Default sigma as a fraction of the longer side: about one degree of visual angle in OSIE."""
+"""Default sigma as a fraction of the longer side."""
 _CENTRE_SIGMA = 96 / 512
 _N_NEGATIVES = 10_000
 _CHUNK = 16
