@@ -288,6 +288,7 @@ def test_boxes_are_drawn_as_fractions_of_the_image():
     assert truth.caption == "2 objects"
     drawings = task().draw([0, 1], Fixed(PREDICTIONS).eval())
     assert [[box.text for box in drawing.boxes] for drawing in drawings] == [["cat 0.90", "cat 0.80", "dog 0.70"], []]
+    assert [drawing.caption for drawing in drawings] == ["2 of 2 found, 1 false", "0 of 0 found, 0 false"]
 
 
 @pytest.fixture(scope="module")

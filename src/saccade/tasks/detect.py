@@ -195,23 +195,32 @@ class Detect(Task):
         return sentences
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
+        truths = [_plain(self.data.test.target(i)) for i in indices]
         if network is None:
-            return [self._drawing(_plain(self.data.test.target(i))) for i in indices]
-        return [self._drawing(_without_background(found)) for found in network(self.images(indices))]
+            counts = [len(truth["boxes"]) for truth in truths]
+            captions = [f"{count} object{'s' * (count != 1)}" for count in counts]
+            return [Drawing(text, boxes=self._boxes(truth)) for text, truth in zip(captions, truths, strict=True)]
+        drawings = []
+        for found, truth in zip(network(self.images(indices)), truths, strict=True):
+            objects = _without_background(found)
+            drawn = {key: values[objects["scores"] >= _SCORE_FROM] for key, values in objects.items()}
+            n_hits = int((match([drawn], [truth])["found/hit"][:, 0] & 1).sum())  # at an IoU of 0.5
+            caption = f"{n_hits} of {len(truth['boxes'])} found, {len(drawn['boxes']) - n_hits} false"
+            drawings.append(Drawing(caption, boxes=self._boxes(drawn)))
+        return drawings
 
-    def _drawing(self, objects: Mapping[str, Tensor]) -> Drawing:
-        """Return the boxes of ``objects``; detections from a score of ``_SCORE_FROM`` on."""
+    def _boxes(self, objects: Mapping[str, Tensor]) -> tuple[Box, ...]:
+        """Return ``objects`` as boxes of a drawing, with classes and scores as text."""
         height, width = self.data.size
-        scores = objects.get("scores")
-        chosen = torch.arange(len(objects["boxes"])) if scores is None else torch.nonzero(scores >= _SCORE_FROM)[:, 0]
-        corners = objects["boxes"].float() / torch.tensor([width, height, width, height])
-        boxes = []
-        for n in chosen.tolist():
-            label = int(objects["labels"][n])
-            text = self.data.classes[label] if scores is None else f"{self.data.classes[label]} {float(scores[n]):.2f}"
-            left, top, right, bottom = corners[n].tolist()
-            boxes.append(Box(left, top, right, bottom, label, text))
-        return Drawing(f"{len(boxes)} object{'s' * (len(boxes) != 1)}", boxes=tuple(boxes))
+        corners = (objects["boxes"].float() / torch.tensor([width, height, width, height])).tolist()
+        labels = objects["labels"].tolist()
+        texts = [self.data.classes[label] for label in labels]
+        if "scores" in objects:
+            texts = [f"{text} {score:.2f}" for text, score in zip(texts, objects["scores"].tolist(), strict=True)]
+        return tuple(
+            Box(left, top, right, bottom, label, text)
+            for (left, top, right, bottom), label, text in zip(corners, labels, texts, strict=True)
+        )
 
 
 def _plain(target: Mapping[str, Any]) -> dict[str, Tensor]:
