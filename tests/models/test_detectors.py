@@ -185,6 +185,14 @@ def test_a_detector_of_other_classes_gives_all_but_its_scores(name, tmp_path, ca
     assert [key for key in random if scores not in key] == []
 
 
+def test_weights_under_the_names_of_torchvision_are_refused_by_these_names(tmp_path, caplog):
+    path = tmp_path / "weights.safetensors"
+    save_file({key.replace(".encoder.", ".body."): x for key, x in make("fcos").state_dict().items()}, path)
+    with pytest.raises(UserError, match=r"missing: backbone\.encoder\.\S+.*unknown: backbone\.body\."):
+        create_host(Model(name="fcos", options=OPTIONS["fcos"], checkpoint=str(path)), 4, 3)
+    assert "encoder" not in caplog.text
+
+
 def test_which_networks_are_detectors():
     assert [name for name in (*NAMES, "fcn", "resnet18", "unet") if is_detector(name)] == list(NAMES)
     assert is_detector("my.module:function")

@@ -242,12 +242,26 @@ def test_a_prediction_with_the_background_is_none_of_them():
 def test_the_training_mode_of_a_users_network_is_checked_with_targets(losses, words):
     class Network(nn.Module):
         def forward(self, images, targets):
-            assert [target["labels"].tolist() for target in targets] == [[1], [1]]
+            assert [target["labels"].tolist() for target in targets] == [[3], [3]]
             assert targets[0]["boxes"].tolist() == [[15.0, 10.0, 45.0, 30.0]]
             return losses
 
     problem = task().training_problem(Network(), images(2))
     assert problem is None if words is None else words in problem
+
+
+def test_a_network_without_an_output_for_the_background_is_told_so():
+    class Network(nn.Module):
+        def forward(self, images, targets):
+            labels = torch.cat([target["labels"] for target in targets])
+            return {"loss": nn.functional.cross_entropy(torch.zeros(2, n_outputs), labels)}
+
+    n_outputs = 4
+    assert task().training_problem(Network(), images(2)) is None
+    n_outputs = 3
+    words = r"fails on the label 3 \(Target 3 is out of bounds.*labels are 1 to 3, and num_classes = 4 counts the back"
+    problem = task().training_problem(Network(), images(2))
+    assert re.search(words, problem), problem
 
 
 def test_a_network_that_normalises_needs_images_that_are_not():

@@ -1,5 +1,8 @@
 """Trainable parameters of a phase, and the loss."""
 
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 import saccade
 from saccade.errors import UserError
 from saccade.tasks.base import Phase
+from saccade.training.divergence import DivergenceError
 from saccade.training.module import TaskModule, train_only, training_loss
 
 
@@ -103,3 +107,18 @@ def test_random_numbers_of_a_step_do_not_depend_on_those_of_earlier_steps(tmp_pa
     drawn = _first_draws(1, tmp_path / "one")
     assert len(drawn) == len(set(drawn)) == 6
     assert _first_draws(7, tmp_path / "seven") == drawn
+
+
+def test_a_loss_that_fails_on_nan_is_a_divergence():
+    network, images = nn.Conv2d(1, 2, 1), torch.zeros(2, 1, 4, 4)
+
+    def refuse(*batch):
+        raise ValueError("matrix contains invalid numeric entries")
+
+    module = TaskModule(network, SimpleNamespace(loss=refuse), Phase("all", 1), steps_per_epoch=1)
+    module._trainer = SimpleNamespace(state=SimpleNamespace(fn="fit"), current_epoch=0)
+    with pytest.raises(ValueError, match="invalid numeric"):
+        module.training_step((images, None), 0)
+    network.bias.data[1] = math.nan
+    with pytest.raises(DivergenceError, match=r"the parameter of bias is not finite"):
+        module.training_step((images, None), 0)

@@ -126,16 +126,17 @@ def _load_host_or_encoder(
     """
     encoder_path = _encoder_path(host) if encoder_of(model) is not None else None
     if encoder_path is not None and not any(key.startswith(f"{encoder_path}.") for key in weights):
-        host = _network_of_timm(host.get_submodule(encoder_path))
-        keys = {key: _classifier_key(key, weights) for key in host.state_dict()}
+        encoder = _network_of_timm(host.get_submodule(encoder_path))
+        keys = {key: _classifier_key(key, weights) for key in encoder.state_dict()}
         loaded = {key: weights[name] for key, name in keys.items() if name in weights}
         extra_keys = [key for key in weights if key not in keys.values()]
-        if extra_keys:
+        if loaded and extra_keys:
             _log.warning(
                 "%s: %d tensors are for the encoder; %d tensors beyond the encoder are left out, such as %s",
                 path, len(loaded), len(extra_keys), extra_keys[0],
             )  # fmt: skip
-        weights = loaded
+        if loaded:
+            host, weights = encoder, loaded
     _load(host, weights, setting, path, optional_modules)
 
 

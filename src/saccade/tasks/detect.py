@@ -119,8 +119,20 @@ class Detect(Task):
     def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
         height, width = images.shape[2:]
         box = torch.tensor([[0.25 * width, 0.25 * height, 0.75 * width, 0.75 * height]], device=images.device)
-        label = torch.ones(1, dtype=torch.int64, device=images.device)
-        losses = network(images, [{"boxes": box, "labels": label} for _ in images])
+
+        def losses_for(label: int) -> Any:
+            labels = torch.full((1,), label, device=images.device)
+            return network(images, [{"boxes": box.clone(), "labels": labels} for _ in images])
+
+        last = len(self.data.classes)
+        try:
+            losses = losses_for(last)
+        except Exception as error:
+            losses_for(1)  # another fault raises here too
+            return (
+                f"fails on the label {last} ({brief(error, 100)}), but not on 1; labels are 1 to {last}, and "
+                f"num_classes = {last + 1} counts the background"
+            )
         if isinstance(losses, Mapping) and losses and all(_is_scalar(loss) for loss in losses.values()):
             return None
         return (

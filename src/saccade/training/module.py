@@ -200,7 +200,7 @@ class TaskModule(LightningModule):
         """Return the loss of one batch, a scalar.
 
         Raises:
-            DivergenceError: the loss is not finite.
+            DivergenceError: the loss is not finite, or fails after a weight or gradient became so.
         """
         if self.mixing is not None:
             batch = self.mixing(*batch, self.epoch, batch_idx)
@@ -208,7 +208,14 @@ class TaskModule(LightningModule):
         def forward() -> dict[str, Tensor]:
             return training_loss(self.task, self.network, *batch, self.teacher)
 
-        first, *others = (terms := forward()).values()
+        try:
+            terms = forward()
+        except Exception:  # such as a matching of boxes, which refuses NaN
+            kind, path = locate_nonfinite(self.network, lambda: None)
+            if kind == "loss":
+                raise
+            raise DivergenceError(self.epoch, batch_idx + 1, kind, path) from None
+        first, *others = terms.values()
         loss = sum(others, first)
         if not math.isfinite(loss.item()):
             raise DivergenceError(self.epoch, batch_idx + 1, *locate_nonfinite(self.network, forward))
