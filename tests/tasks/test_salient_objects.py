@@ -174,6 +174,12 @@ def test_the_first_class_must_be_the_background():
             task(*parts).build(Model(name="fcn"))
 
 
+def test_label_smoothing_is_refused():
+    task(**{"training.label_smoothing": 0})  # the twin
+    with pytest.raises(UserError, match=r"label_smoothing = 0.1: the loss of salientobjects has no smoothing"):
+        task(**{"training.label_smoothing": 0.1})
+
+
 def test_the_network():
     assert task().host(Recipe().model)["options"]["num_classes"] == 1
     logits, four = torch.randn(4, 1, *SIZE, requires_grad=True), images()

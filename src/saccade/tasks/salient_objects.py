@@ -64,6 +64,7 @@ class SalientObjects(Task):
     target = "mask"
     is_default = False
     has_positions = True
+    has_label_smoothing = False
     metrics = (
         Metric(name="S-measure", margin=0.01, values=lambda rows: rows["s_measure"].double(), **_PLAIN),
         Metric(name="max F", margin=0.01, score=_max_f, score_without=_max_f_without, **_PLAIN),
