@@ -196,6 +196,12 @@ def test_a_test_image_without_fixations_is_refused():
         task(test=[*TEST, target()]).build(Model(name="fcn"))
 
 
+def test_label_smoothing_is_refused():
+    task(**{"training.label_smoothing": 0})  # the twin
+    with pytest.raises(UserError, match=r"label_smoothing = 0.1: the loss of saliency has no smoothing"):
+        task(**{"training.label_smoothing": 0.1})
+
+
 def test_the_network():
     model = Recipe().model
     assert task().host(model)["timm"] == "fcn"

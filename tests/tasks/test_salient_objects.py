@@ -50,8 +50,8 @@ class Part:
         return self.targets[i]
 
 
-def task(test=None, train=(), classes=("background", "a", "b"), **settings):
-    test = masks() if test is None else test
+def task(test=None, train=None, classes=("background", "a", "b"), **settings):
+    test, train = (masks() if part is None else part for part in (test, train))
     data = SimpleNamespace(train=Part(train), test=Part(test), classes=list(classes), channels=1, size=SIZE)
     return SalientObjects(Recipe().with_overrides(settings), data)
 
@@ -168,6 +168,16 @@ def test_the_first_class_must_be_the_background():
     void[1] = VOID
     with pytest.raises(UserError, match="1 of 4 test masks are void everywhere"):
         task(void).build(Model(name="fcn"))
+    nothing = masks() * (masks() == VOID)
+    for parts, named in (((nothing, None), "4 test"), ((None, nothing), "4 training")):
+        with pytest.raises(UserError, match=f"no pixel of the {named} masks is salient"):
+            task(*parts).build(Model(name="fcn"))
+
+
+def test_label_smoothing_is_refused():
+    task(**{"training.label_smoothing": 0})  # the twin
+    with pytest.raises(UserError, match=r"label_smoothing = 0.1: the loss of salientobjects has no smoothing"):
+        task(**{"training.label_smoothing": 0.1})
 
 
 def test_the_network():
@@ -260,3 +270,20 @@ def test_thresholds_that_are_not_possible(tmp_path, options, names, message):
         (tmp_path / "classes.txt").write_text(names)
     with pytest.raises(UserError, match=message):
         open_data(Data(source=str(tmp_path), options=options), "mask")
+
+
+def test_indices_of_a_palette_are_no_grey_levels(tmp_path):
+    grey_masks(tmp_path, (0, 1))
+    for path in (tmp_path / "masks").iterdir():
+        image = Image.fromarray(np.asarray(Image.open(path)), "P")
+        image.putpalette([0, 0, 0, 255, 255, 255])
+        image.save(path)
+    with pytest.raises(UserError, match=r"has a palette, whose indices are not grey levels; save it as a grey image"):
+        open_data(Data(source=str(tmp_path), options={"threshold": 0}), "mask")
+
+
+def test_a_threshold_that_leaves_one_class(tmp_path):
+    grey_masks(tmp_path, (0, 1))
+    open_data(Data(source=str(tmp_path), options={"threshold": 0}), "mask")  # the twin
+    with pytest.raises(UserError, match="threshold = 128: the masks hold values from 0 to 1, so that every pixel"):
+        open_data(Data(source=str(tmp_path), options={"threshold": 128}), "mask")

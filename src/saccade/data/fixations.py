@@ -29,7 +29,7 @@ class Fixation(NamedTuple):
     Attributes:
         x: distance from the left edge of the image in pixels.
         y: distance from the upper edge in pixels.
-        viewer: index of the person.
+        viewer: index of the person; -1 if unknown.
         where: line of the table, for messages.
     """
 

@@ -67,7 +67,7 @@ class Masks(TargetSource):
 
     Raises:
         UserError: there are more than 255 class names, ``void`` names an unknown class, the values are grey levels, 255
-            may be a class or no class, palettes differ, or ``threshold`` is not possible.
+            may be a class or no class, palettes differ, or ``threshold`` is not possible or leaves one class.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Masks(TargetSource):
         is_binary = VOID in values and values <= {0, VOID} and len(listed_names) in (0, 2) and not is_255_void
         threshold = _read_threshold(options, class_map)
         if threshold is not None:
+            self._check_grey_levels(threshold, values)
             self.classes = list(listed_names or _BINARY_CLASSES)
             self._class_of_value[:] = np.arange(256) > threshold
         elif is_binary:
@@ -171,6 +172,20 @@ class Masks(TargetSource):
             f"foreground do, but {reason}, so that 255 would be no class. Write the foreground as 1, or set "
             "data.options.void = 255 if 255 is no class"
         )
+
+    def _check_grey_levels(self, threshold: int, values: frozenset[int]) -> None:
+        """Raise UserError if masks have palettes of other colours, or ``threshold`` does not divide their values."""
+        for path, info in self._infos.items():
+            if any(colour != (index, index, index) for index, colour in info.palette):
+                raise UserError(
+                    f"{brief(self._masks[path].relative_to(self._root))} has a palette, whose indices are not grey "
+                    "levels; save it as a grey image (mode L), or leave data.options.threshold out"
+                )
+        if values and not min(values) <= threshold < max(values):
+            raise UserError(
+                f"data.options.threshold = {threshold}: the masks hold values from {min(values)} to {max(values)}, so "
+                "that every pixel would have the same class"
+            )
 
     def _refuse_different_palettes(self) -> None:
         """Raise UserError if two palettes give an index in use different colours."""

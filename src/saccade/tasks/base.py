@@ -127,11 +127,13 @@ class Task(ABC):
         metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
         truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
         has_class_weights: True if the loss supports ``task.class_weights``.
+        has_label_smoothing: False if ``training.label_smoothing`` is refused.
         has_positions: True if targets are positions in the image.
         has_sigma: True if the task blurs fixations by ``task.sigma``.
 
     Raises:
-        UserError: the recipe sets ``task.class_weights`` or ``task.sigma``, and the task has none.
+        UserError: the recipe sets ``task.class_weights``, ``task.sigma`` or ``training.label_smoothing``, and the task
+            has none.
     """
 
     target: ClassVar[str]
@@ -139,19 +141,22 @@ class Task(ABC):
     metrics: ClassVar[tuple[Metric, ...]]
     truth_keys: ClassVar[tuple[str, ...]] = ()
     has_class_weights: ClassVar[bool] = False
+    has_label_smoothing: ClassVar[bool] = True
     has_positions: ClassVar[bool] = False
     has_sigma: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
+        name = type(self).__name__.lower()
         if recipe.task.class_weights is not None and not self.has_class_weights:
             raise UserError(
-                f"task.class_weights = {recipe.task.class_weights!r}: the loss of {type(self).__name__.lower()} has no "
+                f"task.class_weights = {recipe.task.class_weights!r}: the loss of {name} has no "
                 "class weights; leave the key out"
             )
         if recipe.task.sigma is not None and not self.has_sigma:
+            raise UserError(f"task.sigma = {recipe.task.sigma:g}: {name} blurs no fixations; leave the key out")
+        if (smoothing := recipe.training.label_smoothing) and not self.has_label_smoothing:
             raise UserError(
-                f"task.sigma = {recipe.task.sigma:g}: {type(self).__name__.lower()} blurs no fixations; leave the key "
-                "out"
+                f"training.label_smoothing = {smoothing:g}: the loss of {name} has no smoothing; set it to 0"
             )
         self.recipe, self.data = recipe, data
 

@@ -77,6 +77,7 @@ class Saliency(Task):
     truth_keys = ("fixations",)
     has_sigma = True
     has_positions = True
+    has_label_smoothing = False
 
     @property
     def sigma(self) -> float:

@@ -64,6 +64,7 @@ class SalientObjects(Task):
     target = "mask"
     is_default = False
     has_positions = True
+    has_label_smoothing = False
     metrics = (
         Metric(name="S-measure", margin=0.01, values=lambda rows: rows["s_measure"].double(), **_PLAIN),
         Metric(name="max F", margin=0.01, score=_max_f, score_without=_max_f_without, **_PLAIN),
@@ -93,6 +94,9 @@ class SalientObjects(Task):
             )
         if n_void := sum(bool((test.target(i) == VOID).all()) for i in range(len(test))):
             raise UserError(f"{n_void} of {len(test)} test masks are void everywhere, so that nothing can be scored")
+        for name, part in (("training", self.data.train), ("test", test)):
+            if not any(bool(_is_salient(_mask(part.target(i))).any()) for i in range(len(part))):
+                raise UserError(f"no pixel of the {len(part)} {name} masks is salient: every class but the first is")
 
     def host(self, model: Model) -> Mapping[str, Any]:
         return host_as_saved(dense_model(model), 1, self.data.channels)
@@ -106,7 +110,7 @@ class SalientObjects(Task):
 
     def loss(self, network: nn.Module, images: Tensor, targets: Any) -> dict[str, Tensor]:
         logits = network(images)[:, 0].float()
-        labelled, salient = targets != VOID, ((targets > 0) & (targets != VOID)).float()
+        labelled, salient = targets != VOID, _is_salient(targets).float()
         entropy = F.binary_cross_entropy_with_logits(logits, salient, reduction="none") * labelled
         predicted = logits.sigmoid() * labelled
         overlap = (predicted * salient).sum((1, 2))
@@ -132,7 +136,7 @@ class SalientObjects(Task):
         labelled = torch.zeros_like(salient)
         for i in range(len(train)):
             mask = _mask(train.target(i))
-            salient += (mask > 0) & (mask != VOID)
+            salient += _is_salient(mask)
             labelled += mask != VOID
         mean = salient / labelled.clamp(min=1)
         batches = [_measure(mean.expand(masks.shape), masks) for masks in self._test_masks()]
@@ -141,7 +145,7 @@ class SalientObjects(Task):
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         masks = torch.stack([_mask(self.data.test.target(i)) for i in indices])
         if network is None:
-            salient = (masks > 0) & (masks != VOID)
+            salient = _is_salient(masks)
             captions = [f"{100 * share:.0f}\u202f% salient" for share in salient.double().mean((1, 2)).tolist()]
             maps = salient.double()
         else:
@@ -157,10 +161,13 @@ def _mask(target: Any) -> Tensor:
     return torch.as_tensor(target).as_subclass(Tensor)
 
 
+def _is_salient(masks: Tensor) -> Tensor:
+    return (masks > 0) & (masks != VOID)
+
+
 def _measure(probabilities: Tensor, masks: Tensor) -> Rows:
     """Return the rows of ``probabilities`` and ``masks``, both (B, H, W)."""
-    labelled = masks != VOID
-    salient = (masks > 0) & labelled
+    labelled, salient = masks != VOID, _is_salient(masks)
     is_finite = torch.isfinite(probabilities).all((1, 2))
     maps = scale_to_range(probabilities.where(is_finite[:, None, None], 0), labelled)
     measures = {

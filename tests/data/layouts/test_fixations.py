@@ -95,6 +95,26 @@ def test_scenes_are_groups(tmp_path):
     assert (len(split.train), len(set(split.test.groups))) == (4, 1)
 
 
+def test_patients_are_groups(tmp_path):
+    def rows(lines):
+        return [lines[0] + ",patient", *(f"{line},p{int(line[0]) // 2}" for line in lines[1:])]
+
+    split = opened(fill(tmp_path, rows=rows))
+    assert (len(split.train), len(set(split.test.groups))) == (4, 1)
+
+
+def test_viewers_without_a_name_are_unknown(tmp_path):
+    def rows(lines):
+        return [line.replace(",a,", ",7,").replace(",b,", ",,").replace("1.png,7", "1.png,07") for line in lines]
+
+    split = opened(fill(tmp_path, rows=rows))
+    for part in (split.train, split.test):
+        for i in range(len(part)):
+            assert part.target(i)["viewers"].tolist() == [-1, -1, 0, 0]
+    facts = json.loads(CliRunner().invoke(command, [str(tmp_path), "--json"]).stdout)
+    assert "24 fixations on 6 images by 1 viewers" in facts["notes"]
+
+
 def test_a_changed_point_changes_the_fingerprint(tmp_path):
     before = opened(fill(tmp_path)).fingerprint
     assert opened(tmp_path).fingerprint == before
@@ -111,6 +131,10 @@ def scaled(lines):
     return [lines[0], *(f"{a},{b},{float(x) / 40},{float(y) / 30},{n}" for a, b, x, y, n in cells)]
 
 
+def off_screen(lines):
+    return [line.replace(",b,", ",b,1") if n % 3 == 0 else line for n, line in enumerate(scaled(lines))]
+
+
 def far(lines):
     cells = [line.split(",") for line in lines[1:]]
     return [lines[0], *(f"{a},{b},{float(x) + 900 * (a == '3.png')},{y},{n}" for a, b, x, y, n in cells)]
@@ -124,10 +148,14 @@ def far(lines):
         (changed(4, "7.5", "7·5"), "line 4 of fixations.csv has '7·5' in the column 'y'; a number is needed"),
         (changed(2, "0.png", "zero.png"), "zero.png does not exist; line 2 of fixations.csv names it"),
         (changed(5, ",0", ""), "line 5 of fixations.csv has 4 cells; the header has 5"),
-        (scaled, "all 24 fixations of fixations.csv lie between 0 and 1; pixels are needed: multiply 'x' by the width"),
+        (
+            scaled,
+            "24 of 24 fixations of fixations.csv lie between 0 and 1; pixels are needed: multiply 'x' by the width",
+        ),
+        (off_screen, "20 of 24 fixations of fixations.csv lie between 0 and 1; pixels are needed"),
         (far, "3.png has no fixation inside its 40×30 pixels; the first of 4 is at (918.5, 16.5), in line"),
     ],
-    ids=["nan", "blank", "no number", "no image", "short", "shares", "outside"],
+    ids=["nan", "blank", "no number", "no image", "short", "shares", "some off the screen", "outside"],
 )
 def test_each_lie_is_refused_by_name(tmp_path, rows, said):
     opened(fill(tmp_path))  # the twin

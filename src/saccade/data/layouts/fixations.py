@@ -2,8 +2,8 @@
 
 Its columns are the image (found by its values, as in layout ``csv``), ``x`` and ``y`` in pixels from the upper left
 corner of the image, and optionally ``viewer`` (``subject``, ``observer``), ``order``, ``split`` and ``group``
-(``scene``). ``duration`` is not read. Fixations are sorted by viewer and ``order``. Fixations outside their image are
-dropped and counted; an image without a fixation inside it is refused.
+(``scene``, ``patient``, …). ``duration`` is not read. Fixations are sorted by viewer and ``order``. Fixations outside
+their image are dropped and counted; an image without a fixation inside it is refused.
 
 Layout ``csv`` would accept such a table, so this layout is tried first. Class folders with a table of one row per image
 are read as class folders, unless the recipe names this layout.
@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, final
 
-from saccade.data.columns import find_image_column, has_box_columns
+from saccade.data.columns import EMPTY_VALUES, find_image_column, has_box_columns
+from saccade.data.groups import group_key
 from saccade.data.image_index import ImageIndex
 from saccade.data.layouts._folder import FolderLayout
 from saccade.data.layouts.class_folders import ClassFolders
@@ -40,6 +41,7 @@ __all__ = ["FixationLayout"]
 _X = ("x", "xpx", "xpixel", "fixationx", "fixx", "xfix", "gazex")
 _Y = ("y", "ypx", "ypixel", "fixationy", "fixy", "yfix", "gazey")
 _VIEWER = ("viewer", "subject", "subjectid", "observer", "participant", "viewerid")
+_GROUP = ("group", "groupid", "patient", "patientid", "lesion", "lesionid", "scene", "sceneid", "case", "caseid")
 _ORDER = ("order", "fixation", "fixationindex", "index", "n")
 
 
@@ -115,7 +117,7 @@ class FixationLayout(FolderLayout):
             if path is not None and x is not None and y is not None:
                 rows[path].append((row, x, y))
         problems += [*bad_coordinates, *images.problems, *_normalised_problem(rows, table)]
-        viewers = sorted({row.text(table.viewer) for row in records.rows}) if table.viewer else []
+        viewers = sorted({_viewer(row, table) for row in records.rows} - {""})
         fixations = {path: _sorted_fixations(fixation_rows, table, viewers) for path, fixation_rows in rows.items()}
         splits, groups = _split_images(rows, table, split_of_line, problems)
         if "train" not in splits:
@@ -149,7 +151,7 @@ def _find_table(root: Path) -> _FixationTable | str:
         columns = {re.sub(r"[\W_]", "", column.lower()): column for column in records.header}
         x, y, viewer, order, split, group = (
             next((columns[word] for word in candidates if word in columns), None)
-            for candidates in (_X, _Y, _VIEWER, _ORDER, ("split",), ("group", "scene"))
+            for candidates in (_X, _Y, _VIEWER, _ORDER, ("split",), _GROUP)
         )
         if x is None or y is None or has_box_columns(records.header):
             continue
@@ -171,6 +173,12 @@ def _parse_number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def _viewer(row: TableRow, table: _FixationTable) -> str:
+    """Return the name of the viewer, "" if it is unknown."""
+    name = row.text(table.viewer) if table.viewer else ""
+    return "" if name.lower() in EMPTY_VALUES else group_key(name)
+
+
 def _sorted_fixations(
     rows: list[tuple[TableRow, float, float]], table: _FixationTable, viewers: list[str]
 ) -> list[Fixation]:
@@ -180,7 +188,7 @@ def _sorted_fixations(
     index_of = {name: i for i, name in enumerate(viewers)}
     sortable = []
     for row, x, y in rows:
-        viewer = index_of[row.text(table.viewer)] if table.viewer else -1
+        viewer = index_of.get(_viewer(row, table), -1)
         order = _parse_number(row.text(table.order)) if table.order else None
         sortable.append(
             (viewer, math.inf if order is None else order, Fixation(x, y, viewer, table.records.location(row)))
@@ -189,13 +197,14 @@ def _sorted_fixations(
 
 
 def _normalised_problem(rows: dict[Path, list[tuple[TableRow, float, float]]], table: _FixationTable) -> list[str]:
-    """Return a message if all coordinates lie between 0 and 1 and so are probably fractions, not pixels."""
-    values = [value for image_rows in rows.values() for _, x, y in image_rows for value in (x, y)]
-    if not values or not all(0 <= value <= 1 for value in values):
+    """Return a message if most points lie between 0 and 1 and so are probably fractions, not pixels."""
+    points = [(x, y) for image_rows in rows.values() for _, x, y in image_rows]
+    n_fractions = sum(0 <= x <= 1 and 0 <= y <= 1 for x, y in points)
+    if 2 * n_fractions <= len(points):
         return []
     return [
-        f"all {len(values) // 2} fixations of {brief(table.records.file_name)} lie between 0 and 1; pixels are needed: "
-        f"multiply {table.x!r} by the width of the image and {table.y!r} by its height"
+        f"{n_fractions} of {len(points)} fixations of {brief(table.records.file_name)} lie between 0 and 1; pixels are "
+        f"needed: multiply {table.x!r} by the width of the image and {table.y!r} by its height"
     ]
 
 
@@ -221,7 +230,7 @@ def _split_images(
             image_groups = {row.text(table.group) for row, *_ in image_rows}
             if len(image_groups) > 1 or "" in image_groups:
                 found = "rows without a group" if "" in image_groups else f"{len(image_groups)} groups"
-                problems.append(f"{brief(path.name)} has {found}; one group is needed")
+                problems.append(f"{brief(path.name)} has {found} in the column {table.group!r}; one group is needed")
             groups[path] = min(image_groups)
     if "val" in files and "test" not in files:
         files["test"], names["test"] = files.pop("val"), names["val"]
