@@ -1,7 +1,7 @@
 """Standard error of a difference in average precision: the study's jackknife beside a bootstrap of the test images.
 
-    python benchmarks/detection_errors.py runs/bccd/runs/none-0 runs/bccd/runs/das-0      # every pair of the runs
-    python benchmarks/detection_errors.py --draw FOLDER                 # detectors drawn around the boxes of FOLDER
+    python benchmarks/detection_errors.py STUDY/none/seed0 STUDY/das/seed0    # every pair of the runs
+    python benchmarks/detection_errors.py --draw FOLDER                       # detectors drawn around its boxes
 
 Both are of the same images in both runs. The jackknife is the one of ``saccade compare``: the standard deviation of the
 differences of the pseudo-values, by the square root of their number. The bootstrap draws as many images as there are,
@@ -121,7 +121,10 @@ def read_runs(folders: Sequence[Path]) -> dict[str, Rows]:
         rows = read_rows(folder)
         if rows is None:
             raise UserError(f"{folder} has no rows.safetensors; the folder of a finished run is needed")
-        runs[folder.name] = rows
+        name = "/".join(folder.resolve().parts[-2:])
+        if name in runs:
+            raise UserError(f"two of the runs are called {name}; runs of one study are needed")
+        runs[name] = rows
     return runs
 
 
@@ -135,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     runs = read_runs(args.runs) if args.draw is None else drawn_runs(args.draw)
     if len(runs) < 2:
-        parser.error("two runs of different names, or --draw, are needed")
+        parser.error("two runs, or --draw, are needed")
     check_truths(runs)
     metric = next(metric for metric in METRICS if metric.name == args.metric)
     scores = bootstrap_scores(metric, runs, args.resamples, args.rng)

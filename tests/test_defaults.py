@@ -31,6 +31,23 @@ def test_several_labels_of_the_digits_have_a_recipe(photos):
     assert choose_recipe(None, photos, overrides_from(task="multilabel")).data.augment == ("flip", "crop")
 
 
+def test_boxes_and_fixations_have_recipes_that_cut_nothing_off(photos, tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / "boxes" / part).mkdir(parents=True)
+    (tmp_path / "boxes/data.yaml").write_text("train: images\nnames: [cat]\n")
+    for number in range(2):
+        Image.new("RGB", (64, 48)).save(tmp_path / f"boxes/images/{number}.png")
+        (tmp_path / f"boxes/labels/{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "gaze").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "gaze/a.png")
+    (tmp_path / "gaze/fixations.csv").write_text("image,x,y\na.png,5,6\na.png,7,8\n")
+    for name, folder in (("boxes", "boxes"), ("fixations", "gaze")):
+        chosen = choose_recipe(None, tmp_path / folder, {})
+        builtin = builtin_recipe(name)
+        assert (chosen.model, chosen.training, chosen.data.resize) == (builtin.model, builtin.training, "pad")
+    assert choose_recipe(None, photos, {}).data.resize == "crop"
+
+
 def test_a_host_with_weights_is_tuned(photos):
     plain, pretrained, checkpoint = (
         choose_recipe(None, photos, overrides_from(**words))

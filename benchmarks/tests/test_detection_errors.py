@@ -32,9 +32,9 @@ def runs():
 @pytest.fixture
 def folders(runs, tmp_path):
     for name, rows in runs.items():
-        (tmp_path / name).mkdir()
-        save_file(rows, tmp_path / name / "rows.safetensors")
-    return [str(tmp_path / name) for name in runs]
+        (tmp_path / name / "seed0").mkdir(parents=True)
+        save_file(rows, tmp_path / name / "seed0/rows.safetensors")
+    return [str(tmp_path / name / "seed0") for name in runs]
 
 
 def test_the_errors_agree(runs):
@@ -61,7 +61,7 @@ def test_the_command(folders, capsys, monkeypatch):
     monkeypatch.setattr(detection_errors, "LIMIT", 0.5)
     assert detection_errors.main([*folders, "--resamples", "50"]) == 0
     line = capsys.readouterr().out.splitlines()[2]
-    assert line.startswith("| fine − coarse | 40 | +")
+    assert line.startswith("| fine/seed0 − coarse/seed0 | 40 | +")
     monkeypatch.setattr(detection_errors, "LIMIT", 0.0)
     assert detection_errors.main([*folders, "--resamples", "50"]) == 1
     assert capsys.readouterr().out.splitlines()[2] == line
@@ -71,6 +71,8 @@ def test_runs_of_another_study(runs, folders, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty has no rows.safetensors"):
         detection_errors.main([folders[0], str(tmp_path / "empty")])
+    with pytest.raises(UserError, match=r"two of the runs are called fine/seed0"):
+        detection_errors.main([folders[0], folders[0]])
     fine = runs["fine"]
     other = fine | {"truth/label": 1 - fine["truth/label"]}
     with pytest.raises(UserError, match="other: 'truth/label' differs from the first run's"):

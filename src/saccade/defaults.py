@@ -9,9 +9,10 @@ from typing import Any
 
 from saccade import builders, catalog
 from saccade.data import find_layout
-from saccade.recipe import Recipe, builtin_recipe, parse_setting
+from saccade.recipe import Recipe, TaskSection, builtin_recipe, parse_setting
 from saccade.recipe_paths import with_absolute_paths
 from saccade.study.arms import split_position
+from saccade.tasks import choose_task
 from saccade.trust import Trust, check_mechanism
 
 __all__ = ["Host", "Settings", "choose_recipe", "make_paths_absolute", "overrides_from"]
@@ -121,8 +122,10 @@ def _builtin_for(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
         return builtin_recipe("finetune").with_overrides({"model.pretrained": False})
     data = Recipe().with_overrides({"data.source": os.fspath(source)}).data
     layout = find_layout(data)
-    if (task_recipe := layout.task_recipes.get(str(settings.get("task.name")))) is not None:
-        return builtin_recipe(task_recipe)
+    if layout.task_recipes:
+        task = choose_task(Recipe(data=data, task=TaskSection(name=settings.get("task.name", "auto"))))
+        if task in layout.task_recipes:
+            return builtin_recipe(layout.task_recipes[task])
     name, overrides = layout.suggest_recipe(data.source)
     return builtin_recipe(name).with_overrides(overrides)
 

@@ -164,3 +164,15 @@ def test_a_changed_object_changes_the_fingerprint(tmp_path):
     changes = [{}, {"name": "b"}, {"box": (1.0, 2.0, 9.0, 8.5)}, {"polygons": (outline(1, 2, 9, 8),)}, {"rle": rle}]
     assert len({fact(**change) for change in changes}) == len(changes)
     assert fact() == fact(where="line 7")
+
+
+def test_objects_that_cropping_cuts_off_are_counted(tmp_path):
+    path = tmp_path / "a.png"
+    boxes = [(0, 0, 8, 40), (6, 0, 16, 40), (25, 10, 35, 30)]  # the middle 40 of 60 columns remain
+    objects = Objects(
+        {path: ImageAnnotations("a", [Annotation("cell", box) for box in boxes], SIZE)}, {path: SIZE}, ["cell"]
+    )
+    (sentence,) = objects.cautions([path], Frame(20, 20))
+    assert "Cropping to 20×20 pixels cuts off more than half of 1 of 3 test objects" in sentence
+    assert objects.cautions([path], Frame(40, 60)) == []
+    assert objects.cautions([path], Frame(20, 20, "pad")) == objects.cautions([path], Frame(20, 20, "stretch")) == []

@@ -24,7 +24,7 @@ OPTIONS = {
         "box_detections_per_img": 10,
     },
     "retinanet": {
-        **ENCODER, "strides": [4, 8], "fpn_channels": 16, "score_thresh": 0.0, "topk_candidates": 20,
+        **ENCODER, "strides": [4, 8], "fpn_channels": 64, "score_thresh": 0.0, "topk_candidates": 20,
         "detections_per_img": 10,
     },
     "fcos": {
@@ -207,7 +207,7 @@ def test_all_strides_can_be_chosen():
     assert net.transform.multiple == 32
     default = timm.create_model("faster_rcnn", **encoder, fpn_channels=16, box_head=8)
     assert default.backbone.strides == [4, 8, 16, 32]
-    assert timm.create_model("retinanet", **encoder, fpn_channels=16).backbone.strides == [8, 16, 32]
+    assert timm.create_model("retinanet", **encoder, fpn_channels=64).backbone.strides == [8, 16, 32]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,7 @@ def test_all_strides_can_be_chosen():
         ("fcos", {"encoder": "resnet18", "encoder_options": {"widht": 3}}, r"the encoder resnet18 .*\{'widht': 3\}"),
         ("fcos", {"encodr": "resnet18"}, "FCOS has no option 'encodr'. Did you mean 'encoder'"),
         ("fcos", {**ENCODER, "fpn_channels": 40}, "a multiple of 32, at least 64, got 40"),
+        ("retinanet", {**ENCODER, "fpn_channels": 32}, "a multiple of 32, at least 64, got 32"),
         ("retinanet", {**ENCODER, "score_tresh": 0.1}, "RetinaNet has no option .score_tresh"),
         ("faster_rcnn", {**ENCODER, "min_size": 300}, "FasterRCNN has no option 'min_size'"),
         ("faster_rcnn", {**ENCODER, "strides": [4, 5]}, r"strides = \[4, 5\]: the feature maps of resnet10_small"),

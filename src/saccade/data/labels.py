@@ -37,6 +37,10 @@ class TargetSource(ABC):
     def targets(self, files: Sequence[Path], frame: Frame) -> Targets:
         """Return the targets of ``files``, transformed to ``frame`` like their images."""
 
+    def cautions(self, files: Sequence[Path], frame: Frame) -> list[str]:
+        """Return sentences on targets of the test images ``files`` that ``frame`` changes."""
+        return []
+
     @abstractmethod
     def fingerprint_entry(self, path: Path) -> Any:
         """Return a JSON-serialisable summary of a target for the fingerprint."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from saccade.escaping import brief
 from saccade.imagefiles import UnreadableError, open_image
 
 __all__ = ["LazyObjects", "Objects"]
+
+_Floats: TypeAlias = NDArray[np.float64]
 
 
 class Objects(TargetSource):
@@ -76,6 +79,19 @@ class Objects(TargetSource):
         objects, sizes = [self._objects[path] for path in files], [self._sizes[path] for path in files]
         indices = {name: index for index, name in enumerate(self.classes)}
         return LazyObjects(objects, sizes, frame, indices, self._with_masks)
+
+    def cautions(self, files: Sequence[Path], frame: Frame) -> list[str]:
+        """Return a sentence on the objects of ``files`` that lose more than half of their area by cropping, if any."""
+        if frame.resize != "crop":
+            return []
+        n_cut = sum(sum(_is_cut(self._objects[path], self._sizes[path], frame).tolist()) for path in files)
+        n_objects = sum(len(self._objects[path]) for path in files)
+        if not n_cut:
+            return []
+        return [
+            f"Cropping to {frame.height}×{frame.width} pixels cuts off more than half of {n_cut} of {n_objects} test "
+            'objects; data.resize = "pad" shows the whole images.'
+        ]
 
     def fingerprint_entry(self, path: Path) -> str:
         """Return a digest of the objects of ``path``."""
@@ -142,10 +158,8 @@ class LazyObjects:
             ``boxes`` (n, 4), float32, XYXY; ``labels`` (n,), int64; ``masks`` (n, H, W), uint8, if ``with_masks``.
         """
         height, width = self.frame.height, self.frame.width
-        (scale_x, shift_x), (scale_y, shift_y) = self.frame.image_to_frame(self.sizes[i])
-        scale, shift = np.array([scale_x, scale_y]), np.array([shift_x, shift_y])
-        boxes = np.array([annotation.box for annotation in self.objects[i]], np.float64)
-        corners = (boxes.reshape(-1, 2, 2) * scale + shift).clip(0, [width, height])
+        corners, scale, shift = _corners(self.objects[i], self.sizes[i], self.frame)
+        corners = corners.clip(0, [width, height])
         is_visible = (corners[:, 1] - corners[:, 0] >= 1).all(1)
         visible = [annotation for annotation, ok in zip(self.objects[i], is_visible, strict=True) if ok]
         visible_boxes = torch.from_numpy(corners[is_visible].reshape(-1, 4)).float()
@@ -166,6 +180,22 @@ class LazyObjects:
             return polygon_mask(outlines, self.frame.height, self.frame.width)
         mask = Image.fromarray(np.ascontiguousarray(rle_mask(annotation.rle)))
         return (np.asarray(self.frame.fit_mask(mask)) == 1).astype(np.uint8)  # padding is VOID
+
+
+def _corners(objects: Sequence[Annotation], size: tuple[int, int], frame: Frame) -> tuple[_Floats, _Floats, _Floats]:
+    """Return the corners (n, 2, 2) of the boxes in ``frame``, not clipped, and its scale and shift of x and y."""
+    (scale_x, shift_x), (scale_y, shift_y) = frame.image_to_frame(size)
+    scale, shift = np.array([scale_x, scale_y]), np.array([shift_x, shift_y])
+    boxes = np.array([annotation.box for annotation in objects], np.float64)
+    return boxes.reshape(-1, 2, 2) * scale + shift, scale, shift
+
+
+def _is_cut(objects: Sequence[Annotation], size: tuple[int, int], frame: Frame) -> NDArray[np.bool_]:
+    """Return True (n,) for the boxes of which ``frame`` shows less than half."""
+    corners, _, _ = _corners(objects, size, frame)
+    visible = corners.clip(0, [frame.width, frame.height])
+    areas, visible_areas = ((ends[:, 1] - ends[:, 0]).prod(1) for ends in (corners, visible))
+    return visible_areas < 0.5 * areas
 
 
 def _box_orientation(path: Path, size: tuple[int, int], annotations: ImageAnnotations) -> int:

@@ -22,7 +22,13 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyrami
 from saccade.builders import is_builder
 from saccade.errors import UserError, did_you_mean
 
-__all__ = ["DEFAULT_DETECTOR", "Padding", "Pyramid", "check_options", "declare", "detector_config", "is_detector"]
+__all__ = [
+    "DEFAULT_DETECTOR", "NORM_GROUPS", "Padding", "Pyramid", "check_normalised_width", "check_options", "declare",
+    "detector_config", "is_detector",
+]  # fmt: skip
+
+NORM_GROUPS = 32
+"""Groups of the normalisation in torchvision's heads."""
 
 DEFAULT_DETECTOR = "fcos"
 """Detector whose encoder a network of timm becomes if the recipe names no detector."""
@@ -157,6 +163,13 @@ def _to_float32(module: nn.Module, inputs: Any, outputs: Any) -> Any:
     if isinstance(outputs, dict):
         return {key: _to_float32(module, inputs, value) for key, value in outputs.items()}
     return type(outputs)(_to_float32(module, inputs, value) for value in outputs)
+
+
+def check_normalised_width(channels: int) -> None:
+    """Raise UserError unless ``channels`` can be normalised in ``NORM_GROUPS`` groups."""
+    # A group of one channel cannot be normalised in a map of one pixel.
+    if channels % NORM_GROUPS or channels < 2 * NORM_GROUPS:
+        raise UserError(f"fpn_channels must be a multiple of {NORM_GROUPS}, at least {2 * NORM_GROUPS}, got {channels}")
 
 
 def check_options(library_class: type, options: Mapping[str, Any], own: Collection[str]) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from saccade.errors import UserError
-from saccade.models._detectors import Pyramid, check_options, declare, detector_config
+from saccade.models._detectors import Pyramid, check_normalised_width, check_options, declare, detector_config
 
 __all__ = ["fcos"]
 
@@ -32,8 +31,6 @@ default_cfgs = detector_config(
     ),
 )  # fmt: skip
 _OPTIONS = ("encoder", "encoder_options", "strides", "fpn_channels", "extra_levels", "head_convs")
-_NORM_GROUPS = 32
-"""Groups of the normalisation in torchvision's head."""
 
 
 @register_model
@@ -56,11 +53,7 @@ def fcos(
     Raises:
         UserError: ``fpn_channels`` is not a multiple of 32, or below 64.
     """
-    # A group of one channel cannot be normalised in a map of one pixel.
-    if fpn_channels % _NORM_GROUPS or fpn_channels < 2 * _NORM_GROUPS:
-        raise UserError(
-            f"fpn_channels must be a multiple of {_NORM_GROUPS}, at least {2 * _NORM_GROUPS}, got {fpn_channels}"
-        )
+    check_normalised_width(fpn_channels)
     options = check_options(FCOS, options, _OPTIONS)
     coarser = LastLevelP6P7(fpn_channels, fpn_channels) if extra_levels else None
     pyramid = Pyramid(encoder, encoder_options, in_chans, strides, 3, fpn_channels, coarser, pretrained)

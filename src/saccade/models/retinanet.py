@@ -4,21 +4,33 @@
     pyramid     one map per stride, and two coarser ones from strided convolutions
     head        four convolutions each for the class scores and the boxes of the anchors of each level
 
+Group norm follows these convolutions, as in torchvision's second version; the paper has none, and trains slowly from
+random weights.
+
 Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, arXiv:1708.02002.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from timm.models import register_model
 from torch import nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from saccade.models._detectors import Pyramid, check_options, declare, detector_config
+from saccade.models._detectors import (
+    NORM_GROUPS,
+    Pyramid,
+    check_normalised_width,
+    check_options,
+    declare,
+    detector_config,
+)
 
 __all__ = ["retinanet"]
 
@@ -55,16 +67,28 @@ def retinanet(
     """Build a RetinaNet, registered with timm as ``retinanet``.
 
     Arguments are those of ``faster_rcnn``; ``anchor_scale`` is the side of the smallest square anchor of a level.
+
+    Raises:
+        UserError: ``fpn_channels`` is not a multiple of 32, or below 64.
     """
+    check_normalised_width(fpn_channels)
     options = check_options(RetinaNet, options, _OPTIONS)
     coarser = LastLevelP6P7(fpn_channels, fpn_channels) if extra_levels else None
     pyramid = Pyramid(encoder, encoder_options, in_chans, strides, 3, fpn_channels, coarser, pretrained)
     levels = [*pyramid.strides, *[pyramid.strides[-1] * factor for factor in (2, 4)] * extra_levels]
     sizes = tuple(tuple(anchor_scale * stride * octave for octave in _OCTAVES) for stride in levels)
+    anchors = AnchorGenerator(sizes, (tuple(aspect_ratios),) * len(levels))
+    head = RetinaNetHead(
+        fpn_channels,
+        anchors.num_anchors_per_location()[0],
+        num_classes,
+        norm_layer=partial(nn.GroupNorm, NORM_GROUPS),
+    )
     network = RetinaNet(
         pyramid,
         num_classes,
-        anchor_generator=AnchorGenerator(sizes, (tuple(aspect_ratios),) * len(levels)),
+        anchor_generator=anchors,
+        head=head,
         detections_per_img=detections_per_img,
         **options,
     )

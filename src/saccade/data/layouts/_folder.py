@@ -225,7 +225,8 @@ class FolderLayout(Layout):
             ),
             left_out=left_out_counts,
             cautions=_duplicates(selection, opened.contents, target_source).sentences(survey.root)
-            + untrained_classes_note(selection, target_source, opened.sizes),
+            + untrained_classes_note(selection, target_source, opened.sizes)
+            + target_source.cautions(selection.files("test"), opened.frame),
         )
 
     @final

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.annotations import ImageAnnotations
@@ -56,6 +57,7 @@ class Coco(FolderLayout):
     name = "coco"
     rank = 10
     targets = ("objects",)
+    task_recipes = MappingProxyType({"detect": "boxes"})
     full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:

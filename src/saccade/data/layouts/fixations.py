@@ -18,6 +18,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from saccade.data.columns import EMPTY_VALUES, find_image_column, has_box_columns
@@ -74,6 +75,7 @@ class FixationLayout(FolderLayout):
     name = "fixations"
     rank = 44
     targets = ("fixations",)
+    task_recipes = MappingProxyType({"saliency": "fixations"})
     full_resolution = True
 
     def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, final
 
 from saccade.data.layouts._folder import FolderLayout
@@ -55,6 +56,7 @@ class Voc(FolderLayout):
     name = "voc"
     rank = 20
     targets = ("objects",)
+    task_recipes = MappingProxyType({"detect": "boxes"})
     alternatives = ("voc_masks",)
     full_resolution = True
 

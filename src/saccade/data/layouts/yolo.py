@@ -27,6 +27,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 from saccade.data.layouts._folder import FolderLayout
@@ -64,6 +65,7 @@ class Yolo(FolderLayout):
     name = "yolo"
     rank = 40
     targets = ("objects",)
+    task_recipes = MappingProxyType({"detect": "boxes"})
     full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:
