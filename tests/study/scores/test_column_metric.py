@@ -3,7 +3,15 @@
 import pytest
 from score_files import table, write_long
 
-from saccade import UserError, judge
+from saccade import UserError, judge, tasks
+from saccade.study.scores.column_metric import infer_metric
+
+
+@pytest.mark.parametrize("metric", [metric for name in tasks.names() for metric in tasks.get(name).metrics])
+def test_the_direction_of_each_metric_of_a_task(metric):
+    column = f"{metric.name} [{metric.unit}]" if metric.unit else metric.name
+    found, _ = infer_metric(column, [0.5, 2.0 if metric.high is None else metric.high], 0.5)
+    assert found.higher_is_better == metric.higher_is_better
 
 
 class TestMeasure:

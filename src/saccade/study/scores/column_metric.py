@@ -17,7 +17,8 @@ _BOUNDED_SCORES = re.compile(
     r"auroc|auc|auprc|rocauc|pck\d*|delta\d|score"
 )
 _LOSSES = re.compile(
-    r"loss|nll|err|error|mae|mse|rmse|epe|perplexity|ppl|fid|hausdorff|hd\d*|assd?|rel|silog|wer|cer|brier|ece|entropy"
+    r"loss|nll|err|error|mae|mse|rmse|epe|perplexity|ppl|fid|hausdorff|hd\d*|assd?|rel|silog|wer|cer|brier|ece|entropy|"
+    r"kl|kld|kldiv|divergence"
 )
 
 
