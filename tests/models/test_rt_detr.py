@@ -164,6 +164,15 @@ def test_a_plug_is_neutral_at_first_learns_and_is_saved_with_its_host(tmp_path, 
     assert not torch.equal(after, before)
 
 
+def test_the_neck_is_in_no_stage():
+    net = make(hidden_expansion=1.0)
+    saccade.plug(net, "eca", where="conv3x3 in stage[-1]", input=SIZE)
+    assert [row.site for row in saccade.plugs(net)] == ["network.model.backbone.model.layer4.0.conv2"]
+    saccade.unplug(net)
+    saccade.plug(net, "eca", where="conv3x3", input=SIZE)
+    assert any(".fpn_blocks." in row.site for row in saccade.plugs(net))
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
     """A network of transformers, and the folder to which it saved itself."""

@@ -96,7 +96,7 @@ def _resolve_item(inspection: Inspection, where: str, spec: Spec) -> tuple[list[
     position, stage_index, suffix = _split_stages(where)
     if stage_index:
         sites, chosen_position = _resolve_item(inspection, position, spec)
-        chosen = _apply_suffix(_in_stages(sites, stage_index, where), suffix, where)
+        chosen = _apply_suffix(_in_stages(inspection, sites, stage_index, where), suffix, where)
         return chosen, f"{chosen_position} in stage{stage_index}{suffix}"
     position, half, index, suffix = _split_half(where)
     if half:
@@ -164,7 +164,7 @@ def _paper_position_sites(inspection: Inspection, paper_position: str, spec: Spe
         chosen, chosen_position = _apply_suffix(sites, suffix, paper_position), chosen_position + suffix
         if stage_index:
             chosen, chosen_position = (
-                _in_stages(chosen, stage_index, paper_position),
+                _in_stages(inspection, chosen, stage_index, paper_position),
                 f"{chosen_position} in stage{stage_index}",
             )
     except UserError:  # the host has fewer stages, or levels of the decoder, than the paper's network
@@ -185,8 +185,15 @@ def _split_stages(where: str) -> tuple[str, str, str]:
     return (match[1], match[2], match[3] or "") if match else (where, "", "")
 
 
-def _in_stages(sites: list[Site], stage_index: str, where: str) -> list[Site]:
-    """Return the sites in ``stage_index``, an index or slice of the stages that have sites."""
+def _in_stages(inspection: Inspection, sites: list[Site], stage_index: str, where: str) -> list[Site]:
+    """Return the sites in ``stage_index``, an index or slice of the stages that have sites.
+
+    A decoder or neck is in no stage, unless all ``sites`` lie there.
+    """
+    structure = inspection.structure
+    if decoder(structure):
+        later_paths = set(after_encoder(structure))
+        sites = [site for site in sites if site.path not in later_paths] or sites
     last_of_stage = {site.stage: site for site in sites}
     chosen = _apply_suffix([last_of_stage[stage] for stage in sorted(last_of_stage)], stage_index, where)
     return [site for site in sites if any(site.stage == chosen_site.stage for chosen_site in chosen)]
