@@ -305,6 +305,26 @@ def write_coco(root):
         (root / "annotations" / f"instances_{part}.json").write_text(json.dumps(coco))
 
 
+def write_voc(root):
+    """Write BCCD's form: images with two boxes each, in Pascal VOC's folders."""
+    for part, start in (("train", 0), ("test", 8)):
+        names = [f"cell{n}" for n in range(start, start + 8)]
+        (root / "ImageSets/Main").mkdir(parents=True, exist_ok=True)
+        (root / f"ImageSets/Main/{part}.txt").write_text("\n".join(names))
+        for n, name in enumerate(names, start):
+            write_image(root / "JPEGImages" / f"{name}.jpg", n)
+            objects = "".join(
+                f"<object><name>{cell}</name><bndbox><xmin>{4 + n}</xmin><ymin>{3 + 9 * k}</ymin><xmax>{28 + n}</xmax>"
+                f"<ymax>{21 + 9 * k}</ymax></bndbox></object>"
+                for k, cell in enumerate(("RBC", "WBC"))
+            )
+            (root / "Annotations").mkdir(exist_ok=True)
+            (root / f"Annotations/{name}.xml").write_text(
+                f"<annotation><filename>{name}.jpg</filename><size><width>48</width><height>40</height></size>{objects}"
+                "</annotation>"
+            )
+
+
 def write_fixations(root):
     """Write images and fixations of two viewers in the form of OSIE."""
     rows = ["image,viewer,x,y,order"]
@@ -330,7 +350,7 @@ def writer_of(recipe):
     return write_lists if layout == "class_list" else write_classes
 
 
-OWN_WRITERS = {"coco": write_coco, "coco-stuff": write_coco_stuff, "lip": write_lip}
+OWN_WRITERS = {"bccd": write_voc, "coco": write_coco, "coco-stuff": write_coco_stuff, "lip": write_lip}
 """Writers of data sets that only one recipe reads, by ``data.source``."""
 
 

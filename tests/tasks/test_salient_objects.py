@@ -176,7 +176,7 @@ def test_the_first_class_must_be_the_background():
 
 def test_label_smoothing_is_refused():
     task(**{"training.label_smoothing": 0})  # the twin
-    with pytest.raises(UserError, match=r"label_smoothing = 0.1: the loss of salientobjects has no smoothing"):
+    with pytest.raises(UserError, match=r"label_smoothing = 0.1: the loss of salient_objects has no smoothing"):
         task(**{"training.label_smoothing": 0.1})
 
 

@@ -53,6 +53,7 @@ select the task with ``task.name``. For example, a regression of the class index
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,7 +147,7 @@ class Task(ABC):
     has_sigma: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, data: Splits) -> None:
-        name = type(self).__name__.lower()
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
         if recipe.task.class_weights is not None and not self.has_class_weights:
             raise UserError(
                 f"task.class_weights = {recipe.task.class_weights!r}: the loss of {name} has no "
