@@ -160,7 +160,7 @@ class LazyObjects:
         height, width = self.frame.height, self.frame.width
         corners, scale, shift = _corners(self.objects[i], self.sizes[i], self.frame)
         corners = corners.clip(0, [width, height])
-        is_visible = (corners[:, 1] - corners[:, 0] >= 1).all(1)
+        is_visible: NDArray[np.bool_] = np.all(corners[:, 1] - corners[:, 0] >= 1, axis=1)
         visible = [annotation for annotation, ok in zip(self.objects[i], is_visible, strict=True) if ok]
         visible_boxes = torch.from_numpy(corners[is_visible].reshape(-1, 4)).float()
         target = {
