@@ -45,6 +45,8 @@ def test_boxes_and_fixations_have_recipes_that_cut_nothing_off(photos, tmp_path)
         chosen = choose_recipe(None, tmp_path / folder, {})
         builtin = builtin_recipe(name)
         assert (chosen.model, chosen.training, chosen.data.resize) == (builtin.model, builtin.training, "pad")
+        tuned = choose_recipe(None, tmp_path / folder, overrides_from(pretrained=True))
+        assert (tuned.training, tuned.data) == (builtin_recipe("finetune").training, chosen.data)
     assert choose_recipe(None, photos, {}).data.resize == "crop"
 
 

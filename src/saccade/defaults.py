@@ -24,6 +24,8 @@ Settings = Iterable[str] | Mapping[str, Any]
 """Changes of a recipe: ``["training.epochs=3"]``, ``{"training.epochs": 3}`` or ``{"training": {"epochs": 3}}``."""
 _WEIGHT_KEYS = ("model.pretrained", "model.checkpoint", "model.init_from")
 """Keys that give the host trained weights."""
+_GEOMETRY_KEYS = ("size", "resize", "augment")
+"""Keys of ``data`` that move the targets of a task."""
 
 
 def overrides_from(
@@ -117,15 +119,21 @@ def make_paths_absolute(recipe: Recipe) -> Recipe:
 
 
 def _builtin_for(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
-    if any(settings.get(key) for key in _WEIGHT_KEYS):
-        # The weights in settings replace those of the recipe.
-        return builtin_recipe("finetune").with_overrides({"model.pretrained": False})
     data = Recipe().with_overrides({"data.source": os.fspath(source)}).data
     layout = find_layout(data)
+    task_recipe = None
     if layout.task_recipes:
         task = choose_task(Recipe(data=data, task=TaskSection(name=settings.get("task.name", "auto"))))
-        if task in layout.task_recipes:
-            return builtin_recipe(layout.task_recipes[task])
+        task_recipe = layout.task_recipes.get(task)
+    if any(settings.get(key) for key in _WEIGHT_KEYS):
+        # The weights in settings replace those of the recipe.
+        overrides: dict[str, Any] = {"model.pretrained": False}
+        if task_recipe is not None:
+            geometry = builtin_recipe(task_recipe).data.model_dump(mode="json", include=set(_GEOMETRY_KEYS))
+            overrides |= {f"data.{key}": value for key, value in geometry.items()}
+        return builtin_recipe("finetune").with_overrides(overrides)
+    if task_recipe is not None:
+        return builtin_recipe(task_recipe)
     name, overrides = layout.suggest_recipe(data.source)
     return builtin_recipe(name).with_overrides(overrides)
 

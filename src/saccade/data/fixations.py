@@ -93,6 +93,17 @@ class Fixations(TargetSource):
             )
         return targets
 
+    def cautions(self, files: Sequence[Path], frame: Frame) -> list[str]:
+        """Return a sentence on the fixations on ``files`` that cropping cuts off, if any."""
+        n_points = sum(len(self._points[path]) for path in files)
+        n_cut = n_points - sum(len(target["viewers"]) for target in self.targets(files, frame))
+        if frame.resize != "crop" or not n_cut:
+            return []
+        return [
+            f"Cropping to {frame.height}×{frame.width} pixels cuts off {n_cut} of {n_points} fixations on test images; "
+            'data.resize = "pad" shows the whole images.'
+        ]
+
     def fingerprint_entry(self, path: Path) -> list[int]:
         """Return the number of points of ``path`` and a CRC-32 of points and viewers."""
         values = np.array([(x, y, viewer) for x, y, viewer, _ in self._points[path]], np.float64)

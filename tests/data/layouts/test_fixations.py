@@ -78,6 +78,16 @@ def test_what_lies_outside_the_frame_is_not_a_target(tmp_path):
     assert 0 < count[1] < count[0] == 20
 
 
+def test_fixations_that_a_crop_cuts_off_are_counted(tmp_path):
+    split = opened(fill(tmp_path), size=(30, 12), test_part=0.5)
+    n_points = sum(len(split.test.target(i)["points"]) for i in range(3))
+    assert n_points < 12
+    sentence = f"Cropping to 30×12 pixels cuts off {12 - n_points} of 12 fixations on test images; "
+    assert split.cautions[0].startswith(sentence)
+    assert opened(tmp_path, size=(30, 12), test_part=0.5, resize="pad").cautions == []
+    assert opened(tmp_path, test_part=0.5).cautions == []
+
+
 def test_columns_by_other_names_and_a_split(tmp_path):
     def rows(lines):
         parts = ["split", *["train"] * 8, *["test"] * 8, *["val"] * 8]
