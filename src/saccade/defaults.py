@@ -9,10 +9,9 @@ from typing import Any
 
 from saccade import builders, catalog
 from saccade.data import find_layout
-from saccade.recipe import Recipe, TaskSection, builtin_recipe, parse_setting
+from saccade.recipe import Recipe, builtin_recipe, parse_setting
 from saccade.recipe_paths import with_absolute_paths
 from saccade.study.arms import split_position
-from saccade.tasks import choose_task
 from saccade.trust import Trust, check_mechanism
 
 __all__ = ["Host", "Settings", "choose_recipe", "make_paths_absolute", "overrides_from"]
@@ -121,10 +120,7 @@ def make_paths_absolute(recipe: Recipe) -> Recipe:
 def _builtin_for(source: str | Path, settings: Mapping[str, Any]) -> Recipe:
     data = Recipe().with_overrides({"data.source": os.fspath(source)}).data
     layout = find_layout(data)
-    task_recipe = None
-    if layout.task_recipes:
-        task = choose_task(Recipe(data=data, task=TaskSection(name=settings.get("task.name", "auto"))))
-        task_recipe = layout.task_recipes.get(task)
+    task_recipe = layout.task_recipes.get(str(settings.get("task.name", "auto")))
     if any(settings.get(key) for key in _WEIGHT_KEYS):
         # The weights in settings replace those of the recipe.
         overrides: dict[str, Any] = {"model.pretrained": False}

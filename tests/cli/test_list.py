@@ -79,7 +79,7 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     words = {line.split()[0]: line.split()[3] for line in listed.partition("\n\n")[0].splitlines()}
     assert "tasks: classify, detect, multilabel, saliency, salient_objects, segment\n" in listed
     assert re.search("data layouts: .*class_folders.*image_masks", listed)
-    assert "architectures: encoder_decoder, fcn, resnet_small" in listed
+    assert "architectures: encoder_decoder, faster_rcnn, fcn, fcos, resnet_small, retinanet, rt_detr" in listed
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
     assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]

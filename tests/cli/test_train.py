@@ -107,7 +107,8 @@ def test_the_metric_of_the_recipe_is_that_of_the_verdicts(saccade, tmp_path):
     [
         (
             "--task segmnet",
-            "no task 'segmnet'. Did you mean 'segment'? There are classify, multilabel, segment.",
+            "no task 'segmnet'. Did you mean 'segment'? There are classify, detect, multilabel, "
+            "saliency, salient_objects, segment.",
         ),
         ("--task segment --set task.metric=mIuO", "there is no such metric. Did you mean 'mIoU'?"),
         ("--set task.metric=top5", "task.metric = 'top5': there is no such metric. Did you mean 'top-5'"),

@@ -16,7 +16,7 @@ VERBS = {"compare": compare, "train": train}
 
 def test_its_commands_parse():
     lines = re.findall(r"^saccade (\w+) (.*)$", PAGE, re.MULTILINE)
-    assert len(lines) == 6
+    assert len(lines) == 8
     for verb, rest in lines:
         context = VERBS[verb].make_context(verb, rest.split())
         Recipe().with_overrides(context.params["settings"])

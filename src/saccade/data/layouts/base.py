@@ -37,7 +37,7 @@ class Layout(ABC):
             labels) or ``mask``. ``none`` is always possible and not listed.
         alternatives: names of layouts that read other kinds of target from the same folders.
         sources: words accepted as ``data.source`` in place of a folder.
-        task_recipes: maps a task to the built-in recipe that replaces ``suggest_recipe`` for it.
+        task_recipes: maps a task, or ``auto``, to the built-in recipe that replaces ``suggest_recipe`` for it.
         n_seeds: default number of seeds of a study.
         caveat: sentence printed beside every verdict on these images; None if there is no such sentence.
         residual_sd: maps a metric to its standard deviation between runs, in the unit of the metric, if measured.

@@ -57,7 +57,7 @@ class Coco(FolderLayout):
     name = "coco"
     rank = 10
     targets = ("objects",)
-    task_recipes = MappingProxyType({"detect": "boxes"})
+    task_recipes = MappingProxyType({"auto": "boxes", "detect": "boxes"})
     full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:

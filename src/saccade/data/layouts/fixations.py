@@ -75,7 +75,7 @@ class FixationLayout(FolderLayout):
     name = "fixations"
     rank = 44
     targets = ("fixations",)
-    task_recipes = MappingProxyType({"saliency": "fixations"})
+    task_recipes = MappingProxyType({"auto": "fixations", "saliency": "fixations"})
     full_resolution = True
 
     def default_size(self, sizes: Collection[tuple[int, int]]) -> tuple[int, int]:

@@ -56,7 +56,7 @@ class Voc(FolderLayout):
     name = "voc"
     rank = 20
     targets = ("objects",)
-    task_recipes = MappingProxyType({"detect": "boxes"})
+    task_recipes = MappingProxyType({"auto": "boxes", "detect": "boxes"})
     alternatives = ("voc_masks",)
     full_resolution = True
 

@@ -65,7 +65,7 @@ class Yolo(FolderLayout):
     name = "yolo"
     rank = 40
     targets = ("objects",)
-    task_recipes = MappingProxyType({"detect": "boxes"})
+    task_recipes = MappingProxyType({"auto": "boxes", "detect": "boxes"})
     full_resolution = True
 
     def check_folder(self, root: Path) -> str | None:
