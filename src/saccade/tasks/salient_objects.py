@@ -83,7 +83,7 @@ class SalientObjects(Task):
     def _check_masks(self) -> None:
         classes, test = self.data.classes, self.data.test
         if not classes or classes[0].lower() not in _BACKGROUND_NAMES:
-            found = f"the first is {brief(classes[0])!r}" if classes else "there is none"
+            found = f"the first is {brief(classes[0])!r}" if classes else "the masks have no class"
             raise UserError(
                 f"every class of the masks but the first is salient, and the first must be called background; {found}"
             )
