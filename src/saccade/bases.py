@@ -1,7 +1,7 @@
 """Base classes of mechanisms: Gate multiplies the feature map, Context adds to it, Convolution replaces an nn.Conv2d.
 
-Each has one abstract method and a final ``forward``. The gate or context passes through ``tap``, an ``nn.Identity``, so
-that forward hooks can read it.
+Each has one abstract method and a final ``forward``. Forward hooks can read gate or context at ``tap``, an
+``nn.Identity``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from saccade.ops.eager import is_captured, is_transformed
 from saccade.ops.self_gating import gated_by
 
 __all__ = [
-    "BatchNorm2d", "Context", "Convolution", "Gate", "blend", "check_choice", "match_strides", "reduced_channels",
-    "zero_parameters",
+    "BatchNorm2d", "Context", "Convolution", "Gate", "TokenTap", "blend", "check_choice", "match_strides",
+    "reduced_channels", "zero_parameters",
 ]  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def blend(x: Tensor, changed: Tensor, weight: Tensor) -> Tensor:
 
 
 def match_strides(x: Tensor, y: Tensor) -> Tensor:
-    """Return a copy of y (B, C, H, W) with the strides of x, because convolutions choose their algorithm by strides.
+    """Return a copy of y (B, C, H, W) with the strides of x, by which convolutions choose their algorithm.
 
     Return y itself if the strides are equal, the shapes differ, x is not dense, or the call is traced.
     """
@@ -56,7 +56,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that uses the running statistics if, in training, each channel has one value; PyTorch raises then."""
+    """Batch norm that uses the running statistics where PyTorch raises: in training, with one value per channel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised x (B, C, H, W)."""
@@ -104,6 +104,10 @@ class Context(nn.Module, ABC):
         return x + values.to(x.dtype)
 
 
+class TokenTap(nn.Identity):
+    """The ``tap`` of a module that averages pixels: it returns token maps (B, L, H, W), each summing to 1 over H·W."""
+
+
 class Convolution(nn.Module, ABC):
     """Base of mechanisms that replace an ``nn.Conv2d``, with its ``weight`` (O, C/groups, k, k) and ``bias`` (O,).
 
@@ -113,13 +117,12 @@ class Convolution(nn.Module, ABC):
         kernel_size: side k of the kernel.
         stride: stride of the convolution.
         padding: zero padding; None means dilation·(k − 1)/2, which keeps the size at stride 1.
-        dilation: spacing between kernel elements.
+        dilation: spacing of kernel elements.
         groups: number of channel groups.
-        bias: True adds a bias, initialised to 0.
+        bias: True adds a bias of 0.
 
     Raises:
-        ValueError: a number is too small, ``groups`` does not divide the channels, or ``padding`` is None and
-            no padding keeps the size.
+        ValueError: a number is too small, ``groups`` does not divide the channels, or no padding keeps the size.
     """
 
     neutral_options: ClassVar[Mapping[str, Any]] = {}
@@ -162,7 +165,7 @@ class Convolution(nn.Module, ABC):
         nn.init.uniform_(self.weight, -bound, bound)
 
     def make_offset_conv(self, outputs: int) -> nn.Conv2d:
-        """Return a zero-initialised nn.Conv2d (B, C, H, W) -> (B, outputs, Ho, Wo) of the same output size."""
+        """Return a zero-initialised nn.Conv2d (B, C, H, W) -> (B, outputs, Ho, Wo) of the same geometry."""
         return zero_parameters(
             nn.Conv2d(self.channels, outputs, self.kernel_size, self.stride, self.padding, self.dilation)
         )
@@ -197,6 +200,6 @@ def reduced_channels(channels: int, ratio: float, ratio_name: str = "rd_ratio") 
 
 
 def check_choice(option: str, value: str, *choices: str) -> None:
-    """Raise ValueError unless ``value`` is one of the option's ``choices``."""
+    """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{option} must be {', '.join(map(repr, choices[:-1]))} or {choices[-1]!r}, got {value!r}")

@@ -100,9 +100,52 @@ def test_heads_attend_apart():
     assert (y[:, :2] - mean[:, :2]).abs().max() > 0.01
 
 
+def two_heads(position, channels=8, **options):
+    torch.manual_seed(0)
+    return create("sasa", channels, window=3, num_heads=2, position=position, **options).double()
+
+
+@pytest.mark.parametrize("position", ["none", "absolute", "relative_only"])
+def test_positions_are_the_default_without_a_part(position):
+    # "none": no embeddings; "absolute": none either, and sinusoids added to x; "relative_only": W_k = 0.
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 8, 5, 4, generator=random, dtype=torch.float64)
+    relative, other = two_heads("relative"), two_heads(position)
+    expected_input = x
+    with torch.no_grad():
+        if position == "relative_only":
+            other.row.copy_(relative.row), other.column.copy_(relative.column)
+            other.qkv.weight.copy_(torch.cat([relative.qkv.weight[:8], relative.qkv.weight[16:]]))
+        else:
+            other.qkv.weight.copy_(relative.qkv.weight)
+        unlike = (other(x) - relative(x)).abs().max()
+        if position == "relative_only":
+            relative.qkv.weight[8:16] = 0
+        else:
+            assert (other.row, other.column) == (None, None)
+            relative.row.zero_(), relative.column.zero_()
+        if position == "absolute":
+            # Four channels for the row, four for the column: sines of wavelength 2π and 200π, then cosines.
+            angle = [torch.sin, lambda t: torch.sin(t / 100), torch.cos, lambda t: torch.cos(t / 100)]
+            rows, columns = torch.arange(5.0, dtype=torch.float64), torch.arange(4.0, dtype=torch.float64)
+            expected_input = x + torch.stack(
+                [f(rows)[:, None].expand(5, 4) for f in angle] + [f(columns).expand(5, 4) for f in angle]
+            )
+    torch.testing.assert_close(other(x), relative(expected_input), rtol=1e-9, atol=1e-12)
+    assert unlike > 0.01
+
+
+def test_only_absolute_positions_tell_two_windows_with_the_same_pixels_apart():
+    # A map without content: with zeros for padding, pixels two from the border have the same window.
+    for position, equal in (("relative", True), ("relative_only", True), ("none", True), ("absolute", False)):
+        y = two_heads(position, channels=7, out_channels=8)(torch.ones(1, 7, 6, 7, dtype=torch.float64))
+        assert torch.allclose(y[..., 2, 2], y[..., 3, 4]) is equal
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"position": "learned"}, "relative, relative_only, absolute, none, got 'learned'"),
         ({"num_heads": 3}, "multiple of 2 \\* num_heads.*16 and 3"),
         ({"out_channels": 24, "num_heads": 8}, "got 24 and 8 heads"),
         ({"window": 4}, "at least 3, got 4"),

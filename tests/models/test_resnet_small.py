@@ -23,15 +23,7 @@ def make(**options):
 def test_it_is_registered():
     assert "resnet10_small" in timm.list_models("resnet*")
     assert timm.models.is_model("resnet10_small")
-    assert saccade.models.names() == [
-        "encoder_decoder",
-        "faster_rcnn",
-        "fcn",
-        "fcos",
-        "resnet_small",
-        "retinanet",
-        "rt_detr",
-    ]
+    assert "resnet_small" in saccade.models.names()
 
 
 def test_its_weights_by_hand():

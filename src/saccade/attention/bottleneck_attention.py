@@ -12,8 +12,8 @@ and ends each with a batch norm:
     M_s = BN(f₃(f₂(f₁(f₀(x)))))                                                       eq. 4
     y   = x ⊙ (1 + σ(M_c + M_s))                                                      eq. 1, 2
 
-Equations 3 and 4 print no activation; the ReLU after W₀, f₀, f₁ and f₂ is taken from the code. On a non-square map the
-authors' global pooling omits pixels, unlike ours.
+Equations 3 and 4 print no activation; the ReLUs are the code's. On a non-square map the authors' global pooling omits
+pixels, unlike ours.
 
 Source: Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, arXiv:1807.06514.
 """

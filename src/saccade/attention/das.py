@@ -8,8 +8,7 @@ r"""DAS, Deformable Attention to capture Salient information: a gate computed by
 
 The authors published no code. Counted by ``thop``, which omits the deformable kernel (9·c·C weights), this
 reimplementation has the published sizes; those of ResNet-101 are quoted from memory, and the paper gives no positions
-in MobileNetV2. The positions of biases are our choice. The offset convolution starts at zero, so sampling starts on the
-regular grid with m = 1/2.
+in MobileNetV2. The positions of biases are ours. The offset convolution starts at zero: a regular grid with m = 1/2.
 
 Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
 
@@ -22,8 +21,8 @@ Designs of Table 4; x(p + Δ) is x sampled bilinearly, with zero padding:
     g    y = d, as in design "d"; no gate
     h    y = LN_C(d), d as in design "c"; no gate
 
-The paper only sketches the designs. Our choices: the kernel sizes in a and b, a final norm in h, no norm in g. ``norm``
-and ``gate_norm`` select the norms (Table 5).
+The paper only sketches them. Our choices: the kernel sizes in a and b, a final norm in h, no norm in g. ``norm`` and
+``gate_norm`` select the norms (Table 5).
 
 Source: Salajegheh et al., "DAS: A Deformable Attention to Capture Salient Information in CNNs", 2023, arXiv:2311.12091.
 """
@@ -118,9 +117,9 @@ def das(
     Args:
         channels: C.
         alpha: α; unused in designs a, d, e and g.
-        design: letter of a design in Table 4.
-        norm: norm before the GELU; unused in designs a, d and g.
-        gate_norm: norm before the sigmoid, in design h the last layer; unused in designs a and g.
+        design: letter in Table 4.
+        norm: before the GELU; unused in a, d and g.
+        gate_norm: before the sigmoid, in h the last layer; unused in a and g.
 
     Raises:
         ValueError: a limit of SPEC is violated, or a choice is unknown.
@@ -167,7 +166,7 @@ class _SalienceLayers(nn.Module):
         bias = gate_norm in ("layer", "none")  # the other norms cancel a bias
         if design in ("c", "d", "g", "h"):
             self.offset = zero_parameters(nn.Conv2d(compressed, 27, 3, padding=1))
-            # Called only if hooked, on the nine samples of each pixel as a 3×3 block; else only its weights are used.
+            # Called only if hooked, on each pixel's nine samples as a 3×3 block; else only its weights are used.
             self.deform = _Kernel(compressed, channels, 3, stride=3, bias=bias)
         elif design == "b":
             self.offset = zero_parameters(nn.Conv2d(compressed, 2, 3, padding=1))

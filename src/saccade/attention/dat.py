@@ -7,14 +7,14 @@ r"""Deformable attention: each pixel attends to keys sampled at positions predic
     A = softmax_M(qᵀk/√E + T((q_xy − p)/2))                      (B, heads, H·W, M)   E = C/heads
     y = W_y (A v) + b_y                                          (B, C, H, W)
 
-T is a table (2H − 1)×(2W − 1) of relative positions per head, built for feature maps of ``size`` and interpolated for
-other sizes. The bias ``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups. The input is
-sign(d)·log₂(1 + |d|)/3, d = 4(q_xy − p); the last layer has no bias. If ``offset_range`` s is at least 0, as in the
-paper, p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped.
+T is a table (2H − 1)×(2W − 1) of relative positions per head, built for maps of ``size``, else interpolated.
+``position="log"`` replaces T by a network 2 -> 32 -> heads/G, shared by the groups, of sign(d)·log₂(1 + |d|)/3,
+d = 4(q_xy − p); its last layer has no bias. If ``offset_range`` s is at least 0, as in the paper,
+p = r + s·tanh(o)/(H_k − 1, W_k − 1), not clamped. If s < 0, as in the authors' networks, p is clamped.
 
 Coordinates use align_corners=True. The authors' reference points r = 2(i + ½)/(H_k − 1) − 1 are half a step too far, so
-the last row and column fall outside the map; we reproduce this. Deviations: r = 0 if H_k = 1 (the code divides by
-zero); no bias b_k, which a softmax ignores; no dropout; neither of the authors' other position biases.
+the last row and column fall outside the map, as here. Deviations: r = 0 if H_k = 1 (the code divides by zero); no bias
+b_k, which a softmax ignores; no dropout; no other position biases.
 
 Source: Xia et al., "Vision Transformer with Deformable Attention", CVPR 2022, arXiv:2201.00520; code: LeapLabTHU/DAT,
 ``DAttentionBaseline``.
@@ -75,7 +75,7 @@ def parameters(
 MAX_CHUNK = 2**22
 """Maximum number of elements of A computed at once."""
 MAX_SAVED = 2**24
-"""Maximum number of elements of A saved for the backward pass; a larger A is recomputed."""
+"""Maximum number saved for the backward pass; a larger A is recomputed."""
 
 
 class DeformableAttention(nn.Module):
@@ -88,9 +88,9 @@ class DeformableAttention(nn.Module):
         num_heads: number of heads.
         groups: G, number of channel groups with separate sampling positions.
         stride: spacing of the sampling positions in pixels.
-        kernel_size: kernel size of the depthwise convolution that predicts offsets, above ``stride``.
+        kernel_size: that of the depthwise convolution of o, above ``stride``.
         offset_range: maximum offset in half grid steps; if negative, offsets are unbounded and positions clamped.
-        position: position bias of the logits: a ``table``, a small network (``log``) or ``none``.
+        position: bias of the logits: a ``table``, a small network (``log``) or ``none``.
         size: (H, W) of the feature map, needed for a table.
 
     Raises:
@@ -182,7 +182,7 @@ class DeformableAttention(nn.Module):
         return sampled.unflatten(0, (-1, self.groups)).flatten(1, 2).to(x.dtype)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return A v (B, C, H·W), computed group by group; on the CPU in chunks of images and query rows."""
+        """Return A v (B, C, H·W), group by group; on the CPU in chunks of images and query rows."""
         batch, (height, width) = q.shape[0], size
         unchunked = is_captured() or q.device.type != "cpu" or batch == 0
         elements_per_row = q.shape[2] * k.shape[-1] * width  # of A, for one image
@@ -220,7 +220,7 @@ class DeformableAttention(nn.Module):
         return torch.cat(group_outputs, 1)
 
     def _bias(self, table: Tensor | None, size: tuple[int, int], use_relative_bias: bool) -> Bias | None:
-        """Return the function that computes the bias (B, heads/G, M, Q) of one group, or None without a bias."""
+        """Return the function that computes the bias (B, heads/G, M, Q) of one group, if any."""
         if table is not None:
             if use_relative_bias:
                 return partial(relative_bias, table_runs(table), size=size)
@@ -229,7 +229,7 @@ class DeformableAttention(nn.Module):
 
 
 class Bias(Protocol):
-    """Function that returns the bias of the logits (B, heads, M, Q) for key positions (B, M, 2) and rows of queries."""
+    """Function from key positions (B, M, 2) and rows of queries to the bias of the logits."""
 
     def __call__(self, positions: Tensor, *, rows: slice) -> Tensor:
         """Return the bias (B, heads, M, Q)."""

@@ -5,10 +5,9 @@ r"""DCNv2, modulated deformable convolution: each kernel element has a learnt of
     y(p)  = Σ_j w_j · x(p + p_j + Δ_j(p)) · m_j(p) + b          (B, O, Ho, Wo)                       eq. 1
 
 p_j are the k² positions of the regular grid; x is bilinear between pixels, zero outside; each of D channel groups has
-its own Δ and m. The offset convolution has the stride, padding and dilation of the deformable convolution. The PyTorch
-port ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1: the
-initial output is half that of the plain convolution. ``saccade.replace`` sets s = 2 in trained networks, so that the
-module starts as the plain convolution.
+its own Δ and m. The offset convolution has the stride, padding and dilation of the deformable one. The PyTorch port
+ignores the dilation; for dilation 1 our output and gradients equal the port's. In the paper s = 1, so the initial
+output is half that of the plain convolution; ``saccade.replace`` sets s = 2 in trained networks to start there.
 
 Source: Zhu et al., "Deformable ConvNets v2: More Deformable, Better Results", CVPR 2019, arXiv:1811.11168; PyTorch
 port: chengdazhi/Deformable-Convolution-V2-PyTorch.
@@ -60,7 +59,7 @@ class ModulatedDeformableConvolution(Convolution):
         channels: C.
         out_channels: O; None means C.
         kernel_size: k.
-        stride: stride of both convolutions.
+        stride: that of both convolutions.
         padding: zero padding; None means dilation·(k − 1)/2.
         dilation: spacing between kernel elements.
         groups: groups of the convolution.

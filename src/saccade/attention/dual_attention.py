@@ -9,9 +9,9 @@ r"""Dual attention: pixels attend to similar pixels, channels to dissimilar chan
     F_j = β Σ_i X_{ji} x_i + x_j   (B, C, N), β initialised to 0                     eq. 4
     y = E + F − x                  (B, C, H, W)
 
-The paper prints a softmax of G itself. The authors' code subtracts each entry of G from the maximum of its row, so the
-*least* similar channels get the largest weights; our branches match this code. Logits are not scaled; G is computed in
-float32. The authors' keys have a bias, which a softmax ignores. Their branches act between convolutions, ours on x.
+The paper prints a softmax of G itself. The authors' code, which our branches match, subtracts G from its row maxima, so
+the *least* similar channels get the largest weights. Logits are not scaled; G is computed in float32. The authors' keys
+have a bias, which a softmax ignores. Their branches act between convolutions, ours on x.
 
 Source: Fu et al., "Dual Attention Network for Scene Segmentation", CVPR 2019, arXiv:1809.02983.
 """
@@ -93,7 +93,7 @@ class _PixelAttention(nn.Module):
 class _ChannelAttention(nn.Module):
     """Attention over channels, β Σ_i X_{ji} x_i.
 
-    X equals softmax(−G), because a softmax ignores a constant added to a row.
+    X equals softmax(−G), because a softmax ignores a row's constant.
     """
 
     def __init__(self) -> None:

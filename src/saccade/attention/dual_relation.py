@@ -11,8 +11,7 @@ r"""Dual relation-aware attention: pixels attend to pooled cells, channels to ch
 
 Cells are those of adaptive pooling. Logits are not scaled; E is computed in float32. As in DANet the *least* similar
 channels get the largest weights. The authors' k has a bias, which a softmax ignores. Their branches act between
-convolutions, ours on x; the sum of the branches is our choice. That the DAS paper means this mechanism is likely, not
-certain.
+convolutions, ours on x; their sum is our choice. The DAS paper likely means this mechanism.
 
 Source: Fu et al., "Scene Segmentation With Dual Relation-Aware Attention Network", TNNLS 2021; code in the repository
 of DANet.

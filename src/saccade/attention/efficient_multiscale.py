@@ -7,8 +7,8 @@ r"""Efficient Multi-scale Attention: two branches weight each other to form a sp
     s = softmax_c(mean_{h,w} u) · v + softmax_c(mean_{h,w} v) · u      (B, 1, H, W)
     y = x ⊙ σ(s)                                           (B, C, H, W)
 
-norm gives each channel mean 0 and variance 1 (ε = 1e-5), so the mean of u is β. Therefore softmax_c(β) · v is computed
-without v, by a convolution with one output channel, unless the layer W₃ has a hook or wrapper.
+norm gives each channel mean 0 and variance 1 (ε = 1e-5), so the mean of u is β. Unless the layer W₃ has a hook or
+wrapper, softmax_c(β) · v is computed by a convolution with one output channel, without v.
 
 Source: Ouyang et al., "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", ICASSP 2023,
 arXiv:2305.13563.
@@ -103,8 +103,7 @@ class EfficientMultiScaleAttention(nn.Module):
 def _kernel_element_means(x: Tensor, columns: Tensor) -> Tensor:
     """Return the means (n, c, 3, 3) of x (n, c, H, W), zero-padded, under each element of a 3×3 kernel.
 
-    ``columns`` (n, c, 1, W) are the column means. The upper kernel row never covers the last row of x, nor the lower
-    kernel row the first.
+    ``columns`` (n, c, 1, W) are the column means. The upper kernel row misses the last row of x, the lower the first.
     """
     height, width = x.shape[2:]
     rows = torch.cat([columns - x[:, :, -1:] / height, columns, columns - x[:, :, :1] / height], 2)  # (n, c, 3, W)

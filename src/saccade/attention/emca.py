@@ -11,12 +11,12 @@ r"""Efficient Multi-scale Channel Attention: a channel gate that also reads the 
 With S = 0 (``previous=0``) y = x ⊙ (1 + l). The attention A, and A' of the same form, is ECA (``att="eca"``:
 σ(Conv1d_k), k from the channels) or SE (``"se"``: σ(W₂ ReLU(W₁ z)), reduction 16). There are no biases.
 
-``saccade.plug`` sets S to the number of EMCA sites in the previous stage; ``previous=n`` reads only the last n sites.
+``saccade.plug`` sets S to the number of EMCA sites in the previous stage; ``previous=n`` reads only the last n.
 
-The output equals that of the authors' code with ECA, the only attention with which it runs; its SRM needs an
-unpublished file. The published networks have one module per stage, in the last block; the code's default flags have one
-in every block, and v_j from the last block of every earlier stage and the stem. The code requires C to be a multiple of
-the vector's channels; here a vector is repeated and cut. The published sizes with SE need ``shared=True``.
+The output equals that of the authors' code with ECA, the only attention that runs there; SRM needs an unpublished file.
+The published networks have one module per stage, in the last block; the code's default flags have one in every block,
+and v_j from the last block of every earlier stage and the stem. Tiled vectors are cut to C; the code requires a whole
+multiple. The published sizes with SE need ``shared=True``.
 
 Source: Bakr et al., "EMCA: Efficient Multi-Scale Channel Attention Module", code eslambakr/EMCA 2021.
 """
@@ -126,7 +126,7 @@ class EfficientMultiScaleChannelAttention(Gate):
 
         Raises:
             ValueError: the number of vectors is not S.
-            UserError: no vectors were recorded: the module ran outside its host.
+            UserError: none were recorded: the module ran outside its host.
         """
         z = pooled_mean(x)
         vectors = self.previous(z) if previous is None else previous

@@ -71,7 +71,7 @@ class GatherExcite(Gate):
 
     Args:
         channels: C.
-        extra_params: True gathers by learnt convolutions (θ and θ⁺), False by means (θ⁻).
+        extra_params: True gathers by learnt convolutions, False by means.
         extent: e, a power of two above 1; 0 means the whole map.
         use_mlp: True mixes the channels before the gate (θ⁺).
         rd_ratio: bottleneck width of the MLP / C.

@@ -16,8 +16,8 @@ r"""Global second-order pooling: a gate from a covariance matrix of channels or 
     y = ReLU(x ⊙ g)                               (B, C, H, W)
 
 BN normalises each row of Σ. Both variants follow the authors' code, whose position variant divides a sum over channels
-by the number of positions. ``stride=None`` chooses s as in the authors' ResNets. With s = 2 a map of at most 2×2 leaves
-one pixel, whose covariance is zero.
+by the number of positions. ``stride=None`` chooses s as in the authors' ResNets. At s = 2 a map of at most 2×2 has
+covariance zero.
 
 Source: Gao et al., "Global Second-order Pooling Convolutional Networks", CVPR 2019, arXiv:1811.12006.
 """

@@ -8,8 +8,8 @@ r"""Non-local block: a weighted mean over all pixels is added to each.
 
 The logits are scaled as in the authors' code, unlike the paper. Our output and gradients equal those of PySlowFast, by
 the same laboratory; the authors' Caffe2 code was not run. A is not stored for large maps.
-``instantiation="dot_product"`` has A = θᵀφ / M; only then φ has a bias, as a softmax ignores it. timm's ``nl`` has c =
-C/8 and the scale C^−½.
+``instantiation="dot_product"`` has A = θᵀφ / M and a bias in φ, which a softmax would ignore. timm's ``nl`` has c = C/8
+and the scale C^−½.
 
 Source: Wang et al., "Non-local Neural Networks", CVPR 2018, arXiv:1711.07971; PySlowFast, ``nonlocal_helper.Nonlocal``.
 """

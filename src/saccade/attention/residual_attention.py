@@ -132,7 +132,7 @@ def _max_pool(z: _PaddedMap) -> _PaddedMap:
 def _padded_max_pool(z: _PaddedMap) -> _PaddedMap:
     """Return the max pooling padded to ⌊h/2⌋ + 1 rows and ⌊w/2⌋ + 1 columns.
 
-    The padding keeps sides above 1; torch.compile would otherwise specialise the graph on a side of 1.
+    torch.compile would specialise the graph on sides of 1.
     """
     values = z.values if z.mask is None else z.values.masked_fill(~z.mask, -torch.inf)
     values = F.max_pool2d(F.pad(values, (1, 2, 1, 2), value=-torch.inf), 3, stride=2)

@@ -7,11 +7,11 @@ r"""Attention stem of SASA: attention within blocks of 4×4 pixels, in place of 
     y_ij = Σ_{a,b} softmax_{a,b}(l_ij) ṽ_ab              (B, O, H, W)
     stride t: max pooling over t×t                       (B, O, ⌈H/t⌉, ⌈W/t⌉)
 
-The heads share p and the embeddings r. Logits are not scaled. Padding pixels take no part. The output size is ⌊H/t⌋ if
-the replaced convolution is a patch embedding: t×t, stride t, no padding.
+The heads share p and the embeddings r. Logits are not scaled. Padding pixels take no part. In place of a patch
+embedding (t×t, stride t, no padding) the output size is ⌊H/t⌋.
 
-In a ResNet, ``saccade.replace`` turns the convolution's stride into 2×2 max pooling and keeps the host's own max
-pooling. The paper pools once, 4×4, after the batch norm::
+In a ResNet, ``saccade.replace`` pools 2×2 for the convolution's stride and keeps the host's own max pooling. The paper
+pools once, 4×4, after the batch norm::
 
     net = torchvision.models.resnet50()
     net.conv1.stride, net.maxpool = (1, 1), torch.nn.MaxPool2d(4)
@@ -72,15 +72,15 @@ class AttentionStem(nn.Module):
     Args:
         channels: C.
         out_channels: O; None means C.
-        kernel_size: kernel size of the replaced convolution.
-        stride: t, side length of the max pooling.
+        kernel_size: that of the replaced convolution.
+        stride: t, side of the max pooling.
         padding: (kernel_size − 1)/2, the default, or (kernel_size − t)/2.
         dilation: must be 1.
         groups: must be 1.
         bias: True adds a bias.
-        window: w, side length of a block.
+        window: w, side of a block.
         num_heads: N; E = O/N must be even.
-        mixtures: M, number of value matrices; with 1, values do not depend on the position.
+        mixtures: M, number of value matrices; with 1, values ignore the position.
 
     Raises:
         ValueError: a limit of SPEC is violated.
@@ -138,7 +138,7 @@ class AttentionStem(nn.Module):
         """Return y, in the dtype of x."""
         height, width, side = x.shape[2], x.shape[3], self.window
         if is_captured():
-            # A graph for any size cannot branch on the size, so it always pads.
+            # A graph for any size always pads.
             n_blocks, needs_padding = (height // side + 2, width // side + 2), True
         else:
             n_blocks = -(-height // side), -(-width // side)
@@ -157,13 +157,13 @@ class AttentionStem(nn.Module):
         return match_memory_format(y, x)
 
     def _split_blocks(self, x: Tensor, n_down: int, n_across: int) -> Tensor:
-        """Split x (B, C, H, W) into blocks of w×w pixels: (B, R, S, w², C), R = ``n_down``, S = ``n_across``."""
+        """Split x (B, C, H, W) into blocks (B, R, S, w², C), R = ``n_down``, S = ``n_across``."""
         side = self.window
         x = F.pad(x, (0, n_across * side - x.shape[3], 0, n_down * side - x.shape[2]))
         return x.unflatten(3, (n_across, side)).unflatten(2, (n_down, side)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
 
     def _weight_by_position(self, pixels: Tensor) -> Tensor:
-        """Return M copies of the pixels, weighted by p: (B, R, S, w², M·C)."""
+        """Return M copies of the pixels times p: (B, R, S, w², M·C)."""
         if self.mixtures == 1:
             return pixels
         p = ((self.row[:, None] + self.column) @ self.mixture.mT).softmax(2).flatten(0, 1).to(pixels.dtype)
@@ -176,7 +176,7 @@ class AttentionStem(nn.Module):
         return products.unflatten(1, pixels.shape[:-1]).to(torch.promote_types(products.dtype, torch.float32))
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int] | None) -> Tensor:
-        """Return the attention output (N, B, R, S, w², E); ``size`` is (H, W) before padding, None without."""
+        """Return the attention output (N, B, R, S, w², E); ``size`` is (H, W) before any padding."""
         side, shape = self.window, query.shape
         index = torch.arange(side, device=query.device)
         offset = index - index[:, None] + side - 1
@@ -195,6 +195,6 @@ class AttentionStem(nn.Module):
 
 
 def _is_outside(length: int, n_blocks: int, side: int, index: Tensor) -> Tensor:
-    """Return a mask (n_blocks, w) of padding along one axis; blocks of only padding are not masked, to avoid NaN."""
+    """Return a mask (n_blocks, w) of padding along one axis, without blocks of only padding, to avoid NaN."""
     first = torch.arange(n_blocks, device=index.device)[:, None] * side
     return (first < length) & (length <= first + index)

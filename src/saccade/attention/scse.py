@@ -5,8 +5,8 @@ r"""Concurrent spatial and channel squeeze and excitation: a channel gate and a 
     y = c ⊙ x + s ⊙ x                                ``combine="add"``
     y = max(c ⊙ x, s ⊙ x)                            ``combine="max"``: the larger gate if x ≥ 0, else the smaller
 
-W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. The defaults follow segmentation_models_pytorch, and so
-do the places in a U-Net: the concatenation with the skip, and the output of each decoder block.
+W₁: C -> C·rd_ratio, W₂: back to C, w: C -> 1, all with bias. Defaults and places in a U-Net, the concatenation with the
+skip and the output of each decoder block, follow segmentation_models_pytorch.
 
 Source: Roy et al., "Concurrent Spatial and Channel 'Squeeze & Excitation' in Fully Convolutional Networks", MICCAI
 2018, arXiv:1803.02579.

@@ -8,8 +8,8 @@ r"""Self-attention of SAGAN: a weighted mean of similar pixels is added to each.
 
 The logits are not scaled; no layer has a bias. Output and gradients equal those of fastai's ``SelfAttention``, whose
 single h replaces the paper's h and v. Paper, authors' code and fastai divide the matrices by their largest singular
-value: ``spectral_norm=True``. The authors' code pools f and h by 2×2 and computes h with C/2 channels. In a U-Net,
-fastai puts it behind the decoder's map at 1/8 of the image's resolution.
+value: ``spectral_norm=True``. The authors' code pools f and h by 2×2 and gives h C/2 channels. In a U-Net, fastai puts
+it behind the decoder's map at 1/8 of the image's resolution.
 
 Source: Zhang et al., "Self-Attention Generative Adversarial Networks", ICML 2019, arXiv:1805.08318; fastai,
 ``layers.SelfAttention``.

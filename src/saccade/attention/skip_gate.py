@@ -7,12 +7,11 @@ r"""Attention gate of Attention U-Net: the decoder selects what a skip connectio
     y = [u; α ⊙ s]                                        (B, C, H, W)
 
 W_s: C_s -> c = ⌊C_s·rd_ratio⌋, 2×2 with stride 2, zeros behind an odd last row or column. W_g: C_u -> c and ψ: c -> 1,
-1×1. α is cropped where a side is odd. ``saccade.plug`` sets ``skip``, the channels of s. The recorded gate is 1 on the
-channels of u.
+1×1. α is cropped to odd sides. ``saccade.plug`` sets ``skip``, the channels of s. The recorded gate is 1 on u.
 
-u stands for the coarser map that the paper reads: with nearest upsampling by 2, g is that map; otherwise it is its
-smoothed form. The paper writes W_s as 1×1 and leaves open how s is brought to the grid of g; the strided W_s and the
-default widths are those of the authors' code, which also applies a 1×1 convolution and a batch norm to α ⊙ s.
+g is the coarser map that the paper reads if u is that map doubled by nearest upsampling, else its smoothed form. The
+paper writes W_s as 1×1 and leaves open how s is brought to the grid of g; the strided W_s and the default widths are
+those of the authors' code, which also applies a 1×1 convolution and a batch norm to α ⊙ s.
 
 Source: Oktay et al., "Attention U-Net: Learning Where to Look for the Pancreas", MIDL 2018, arXiv:1804.03999.
 """
@@ -63,7 +62,7 @@ def gate(**_options: object) -> GateRange:
 
 
 class SkipGate(Gate):
-    """Gate on the skip's channels of a concatenation, computed from all of its channels.
+    """Gate on the skip's channels of a concatenation, computed from all channels.
 
     Args:
         channels: C of the concatenation.
@@ -71,7 +70,7 @@ class SkipGate(Gate):
         skip: first channel of s, and the one behind its last; None means the second half.
 
     Raises:
-        ValueError: ``skip`` is no range inside the channels, is all of them, or c would be 0.
+        ValueError: a limit of SPEC is violated, or ``skip`` is all channels.
     """
 
     def __init__(self, channels: int, rd_ratio: float = 1 / 2, skip: Sequence[int] | None = None) -> None:
@@ -92,7 +91,7 @@ class SkipGate(Gate):
     def gate(self, x: Tensor) -> Tensor:
         """Return the gate (B, C, H, W): α on the channels of s, 1 on the others."""
         before, s, after = x[:, : self.start], x[:, self.start : self.stop], x[:, self.stop :]
-        # One row and column more than the map needs, because torch.export specialises on sides of 1.
+        # The extra row and column exist because torch.export specialises on sides of 1.
         g = F.avg_pool2d(F.pad(torch.cat([before, after], 1), _PADDING, mode="replicate"), 2)
         q = self.psi((self.skip(F.pad(s, _PADDING)) + self.signal(g)).relu())
         alpha = _upsample(_upsample(q.sigmoid(), 2, x.shape[2]), 3, x.shape[3])
@@ -102,7 +101,7 @@ class SkipGate(Gate):
 
 
 def _upsample(x: Tensor, axis: int, length: int) -> Tensor:
-    """Return x, doubled along ``axis`` by linear interpolation between the first ⌈length/2⌉ entries, and cropped."""
+    """Double the first ⌈length/2⌉ entries of x along ``axis`` by linear interpolation, and crop."""
     index = torch.arange(length, device=x.device)
     nearest = index // 2
     other = (nearest + 2 * (index % 2) - 1).clamp(0, (length - 1) // 2)
@@ -110,7 +109,7 @@ def _upsample(x: Tensor, axis: int, length: int) -> Tensor:
 
 
 def _is_proper_range(bounds: object, channels: int) -> bool:
-    """Return True for two whole numbers that delimit some, not all, of the channels."""
+    """Return True for two whole numbers that delimit some of the channels."""
     if not isinstance(bounds, Sequence) or len(bounds) != 2 or not all(type(n) is int for n in bounds):
         return False
     start, stop = bounds

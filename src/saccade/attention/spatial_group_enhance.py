@@ -5,8 +5,8 @@ r"""Spatial Group-wise Enhance: in each group, positions similar to the group's 
     ŝ_k = (s_k − mean_{h,w} s_k)/(std_{h,w} s_k + 1e-5)    (B, H, W)                                      eq. 3
     y_k = x_k ⊙ σ(w_k ŝ_k + b_k)                     (B, c, H, W)                                        eq. 4, 5
 
-w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. As in the authors' code the variance has H·W − 1 degrees
-of freedom, where the paper has H·W. On a map of one pixel ŝ_k = 0.
+w starts at 0 and b at 1, so every gate starts at σ(1) = 0.731. The variance has H·W − 1 degrees of freedom, as in the
+authors' code; the paper has H·W. On a map of one pixel ŝ_k = 0.
 
 Source: Li et al., "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
 arXiv:1905.09646.

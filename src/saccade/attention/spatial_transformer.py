@@ -9,9 +9,9 @@ r"""Spatial transformer: x is resampled by a predicted affine transformation.
 ``transform="affine"``: all of A_θ is predicted. ``"attention"``: A_θ = [s 0 t_x; 0 s t_y], a zoom and a shift (eq. 2).
 Coordinates use align_corners=True; a single pixel has coordinate 0.
 
-The localisation network follows the authors' for CUB, which has no pooling (p = x). The paper
-starts at the identity (W₃ = 0), where all gradients would be 0 under the neutral start of ``saccade.plug``. Here W₃ and
-b₃ are normal, with standard deviations 0.01/√h and 0.01 around the identity.
+The localisation network follows the authors' for CUB, which has no pooling (p = x). The paper starts at the identity
+(W₃ = 0), where ``saccade.plug``'s neutral start would make all gradients 0. Here W₃ and b₃ are normal around it, with
+standard deviations 0.01/√h and 0.01.
 
 Source: Jaderberg et al., "Spatial Transformer Networks", NeurIPS 2015, arXiv:1506.02025.
 """

@@ -6,9 +6,8 @@ r"""A visual-transformer block: pixels attend to a few tokens pooled from x.
     Y  = X + softmax_L((X W_Q)(T″ W_K)ᵀ) T″      (B, H·W, C)     pixels are queries, tokens keys and values   eq. 5
 
 K, Q, F₁, F₂, W_Q, W_K: C -> C. The paper prints no value matrix, scaling, normalisation or bias; ``scaled=True``
-divides all logits by √C, as in the first arXiv version. The authors published no code. The
-recurrent tokenizer (eq. 2) is left out. The paper replaces the last stage by such blocks; here one block precedes the
-last stage.
+divides all logits by √C, as in the first arXiv version. The authors published no code. The recurrent tokenizer (eq. 2)
+is left out. The paper replaces the last stage by such blocks; here one precedes it.
 
 Source: Wu et al., "Visual Transformers: Where Do Transformers Really Belong in Vision Models?", ICCV 2021,
 arXiv:2006.03677.

@@ -120,7 +120,7 @@ def _load_host_or_encoder(
     path: Path,
     optional_modules: Collection[str] = (),
 ) -> None:
-    """Load ``weights`` into ``host``, or into the host's encoder if none of the keys is below the encoder's path.
+    """Load ``weights`` into ``host``, or into its encoder if no key is below the encoder's path.
 
     ``setting`` and ``path`` name the source of the weights in messages; ``optional_modules`` as in :func:`_load`.
     """
@@ -169,7 +169,7 @@ def _load(
     path: Path,
     optional_modules: Collection[str] = (),
 ) -> None:
-    """Load ``weights`` into ``host``; the weights may lack the head and the modules ``optional_modules``.
+    """Load ``weights`` into ``host``; they may lack the head and ``optional_modules``.
 
     Raises:
         UserError: the weights are of another network.
@@ -213,9 +213,9 @@ def _load(
 
 
 def _sum_input_channels(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], path: Path) -> Mapping[str, Tensor]:
-    """Return ``weights`` with the first convolution summed over three channels, if ``state`` has one channel there.
+    """Return ``weights`` with the first convolution summed over three channels, if ``state`` has one there.
 
-    The sum over the channels gives the output for an image with three equal channels.
+    The sum gives the output for three equal channels.
     """
     keys = [
         key

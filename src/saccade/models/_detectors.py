@@ -11,16 +11,16 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import generate_default_cfgs, get_pretrained_cfg, is_model, list_models
+from timm.models import generate_default_cfgs, get_pretrained_cfg
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork
 
 from saccade.builders import is_builder
 from saccade.errors import UserError, did_you_mean
+from saccade.models._encoders import build_encoder
 
 __all__ = [
     "DEFAULT_DETECTOR", "NORM_GROUPS", "Padding", "Pyramid", "check_normalised_width", "check_options", "declare",
@@ -72,19 +72,9 @@ class Pyramid(nn.Module):
         pretrained: bool,
     ) -> None:
         super().__init__()
-        if not is_model(encoder.partition(".")[0]):
-            raise UserError(f"timm has no network {encoder!r}.{did_you_mean(encoder, list_models())}")
-        options = {"features_only": True, "in_chans": in_chans, **(encoder_options or {})}
-        try:
-            with torch.device("meta"):  # without memory or random numbers
-                info: Any = timm.create_model(encoder, **options).feature_info
-            self.strides, indices = _choose_maps(encoder, info, strides, n_maps)
-            network: Any = timm.create_model(encoder, pretrained=pretrained, out_indices=indices, **options)
-        except (AttributeError, RuntimeError, TypeError) as error:
-            options = dict(encoder_options or {})
-            raise UserError(f"timm could not build the encoder {encoder} with options {options}: {error}") from error
+        network, self.strides, widths = build_encoder(encoder, encoder_options, in_chans, strides, n_maps, pretrained)
         self.encoder: nn.Module = network
-        self.fpn = FeaturePyramidNetwork(network.feature_info.channels(), channels, extra_levels)
+        self.fpn = FeaturePyramidNetwork(widths, channels, extra_levels)
         self.out_channels = channels
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -187,17 +177,3 @@ def check_options(library_class: type, options: Mapping[str, Any], own: Collecti
         if key not in known:
             raise UserError(f"{library_class.__name__} has no option {key!r}.{did_you_mean(key, known)}")
     return chosen
-
-
-def _choose_maps(
-    encoder: str, info: Any, strides: Sequence[int] | None, n_maps: int
-) -> tuple[list[int], tuple[int, ...]]:
-    """Return the strides and timm's indices of the feature maps that enter the pyramid."""
-    indices_by_stride = dict(zip(info.reduction(), info.out_indices, strict=True))  # the last map of each stride
-    chosen = sorted(indices_by_stride)[-n_maps:] if strides is None else list(strides)
-    if not chosen or sorted(set(chosen)) != chosen or not indices_by_stride.keys() >= set(chosen):
-        raise UserError(
-            f"strides = {chosen}: the feature maps of {encoder} have the strides "
-            f"{', '.join(map(str, sorted(indices_by_stride)))}; give some of these in ascending order"
-        )
-    return chosen, tuple(indices_by_stride[stride] for stride in chosen)

@@ -18,6 +18,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from saccade.errors import UserError
+from saccade.models._resnet_stem import replace_stem
 
 __all__ = ["ResNetSmall", "resnet10_small"]
 
@@ -78,25 +79,7 @@ class ResNetSmall(ResNet):
             block, tuple(layers), in_chans=in_chans, stem_type="deep", stem_width=width // 2, channels=channels,
             zero_init_last=zero_init_last, **options,
         )  # fmt: skip
-        reference = self.bn1.weight
-        stem = nn.Conv2d(
-            in_chans,
-            width,
-            3,
-            stride=stem_stride,
-            padding=1,
-            bias=False,
-            device=reference.device,
-            dtype=reference.dtype,
-        )
-        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-        self.add_module("conv1", stem)
-        self.add_module("maxpool", nn.Identity())
-        # timm's reductions assume stride 2 in both stem and pool.
-        stages: list[dict[str, Any]] = list(self.feature_info)
-        stages[0]["reduction"] = stem_stride
-        for stage in stages[1:]:
-            stage["reduction"] = stage["reduction"] // 4 * stem_stride
+        replace_stem(self, in_chans, kernel_size=3, stride=stem_stride, max_pool=False)
 
 
 @register_model

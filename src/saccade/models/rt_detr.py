@@ -251,7 +251,7 @@ def _read_config(config: str | Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of ``RTDetrConfig`` in ``config`` that differ from their defaults.
 
     Raises:
-        UserError: the file cannot be read, or describes another network.
+        UserError: the file is unreadable, or describes another network.
     """
     if isinstance(config, Mapping):
         content, subject = dict(config), "the option config"
@@ -318,7 +318,7 @@ def _settings_for(network: Any, settings: Mapping[str, Any], encoder: str) -> di
     """Return the settings of ``RTDetrConfig`` that follow from a timm encoder, with a small backbone to be replaced.
 
     Raises:
-        UserError: the strides of the feature maps do not double from one to the next.
+        UserError: the strides of the feature maps do not double.
     """
     strides, n = network.feature_info.reduction(), len(network.feature_info.reduction())
     if any(coarse != 2 * fine for fine, coarse in pairwise(strides)):

@@ -7,9 +7,8 @@ r"""Scaled-dot-product attention: each query returns the mean of the values, wei
 ``attention_definition`` materialises A. The memory of ``attention`` grows with N + M: on the CPU, both passes compute
 blocks of whole rows of A, so that rounding errors match those of the definition.
 
-PyTorch's fused kernel is not used on the CPU: it would pad queries of C/8 channels, as in SAGAN and DANet, to the C of
-the values. Results have the layout of the operands, row- or column-major, so the pixels of a map (B, C, H, W)
-are not copied.
+PyTorch's fused kernel is not used there: it would pad queries of C/8 channels, as in SAGAN and DANet, to the C of the
+values. Results keep the layout of the operands, row- or column-major, so the pixels of a map are not copied.
 
 Source: Vaswani et al., NeurIPS 2017, arXiv:1706.03762, eq. 1. Biases: Srinivas et al., CVPR 2021, arXiv:2101.11605,
 figure 4.

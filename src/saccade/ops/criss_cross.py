@@ -5,8 +5,8 @@ r"""Criss-cross attention: every pixel takes the weighted mean of the values in 
     [a_p; b_p] = softmax[e_p; r_p]                         one softmax over H + W − 1 pixels
     y_p = Σ_g a_{p,g} v_{(g, w)} + Σ_g b_{p,g} v_{(h, g)}
 
-The logits are not scaled. In ``channels_last`` memory a row of the map is a contiguous matrix and a column a strided
-one; a matrix product accepts both without a copy.
+The logits are not scaled. In ``channels_last`` memory rows of the map are contiguous and columns strided matrices;
+products accept both without a copy.
 
 Source: Huang et al., ICCV 2019, arXiv:1811.11721.
 """

@@ -7,8 +7,8 @@ r"""Building blocks of gates: products of a map with a broadcasting gate, and me
     mean_and_variance    of each channel            over H and W
     narrow_conv          a convolution layer with one output channel
 
-In the forward pass all but the variance equal PyTorch's own operators bit for bit. In the backward pass autograd would
-write full maps only to reduce them; here it works in pieces that stay in the cache.
+In the forward pass all but the variance equal PyTorch's own operators bit for bit. The backward pass works in pieces
+that stay in the cache, where autograd would write full maps only to reduce them.
 """
 
 from __future__ import annotations

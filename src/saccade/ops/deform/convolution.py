@@ -52,10 +52,10 @@ def deform_conv2d(
             are row-major, and each tap has two channels, dy then dx. At integers the derivative is the right-hand one.
         weight: (O, C/G, kh, kw) with G groups.
         bias: (O,) or None.
-        stride: step between neighbouring output pixels, in pixels of the map; one number or (height, width).
+        stride: step between output pixels, in pixels; one number or (height, width).
         padding: zeros around the map, in pixels.
-        dilation: distance between neighbouring taps, in pixels.
-        mask: (B, D·kh·kw, Ho, Wo), a factor for each sample, or None for ones (DCN v1). No sigmoid is applied.
+        dilation: distance between taps, in pixels.
+        mask: (B, D·kh·kw, Ho, Wo), a factor for each sample, without a sigmoid; None for ones (DCN v1).
 
     Returns:
         (B, O, Ho, Wo), channels last if the input is. Positions and interpolation are computed in float32 at least,

@@ -15,9 +15,9 @@ __all__ = ["InnerAxis"]
 class InnerAxis(NamedTuple):
     """Order and padding of the inner axis, C/G channels times K taps, and the conversions to it.
 
-    Samples have the order (D, K, C/D), the kernel has (C/G, K). The smaller of the two is permuted to the other's
-    order. The axis is zero-padded, because BLAS writes rows of multiples of 16 elements up to 1.7 times as fast. A
-    kernel that keeps its order is used without a copy.
+    Samples have the order (D, K, C/D), the kernel has (C/G, K). The smaller is permuted to the other's order; a kernel
+    that keeps its own is not copied. The axis is zero-padded, because BLAS writes rows of multiples of 16 elements up
+    to 1.7 times as fast.
     """
 
     g: Geometry
