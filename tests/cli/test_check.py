@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from saccade.contract import PROMISES
+from saccade.contract import ARCHITECTURE_PROMISES, PROMISES
 
 STRANGER = """
 'A module of somebody who uses saccade: one class that keeps every promise, one not finished, one that breaks some.'
@@ -40,6 +40,11 @@ class Hasty(Calm):
     def forward(self, x):
         self.last = super().forward(x).detach()
         return super().forward(x)
+
+
+def net():
+    'Builds a network that gives no logits.'
+    return nn.Conv1d(3, 4, 1)
 """
 
 
@@ -81,6 +86,19 @@ def test_a_strangers_class_without_facts(run):
     assert code == 0
     assert out.count("there is no SPEC") == 5
     assert "0 failed, 5 skipped" in out
+
+
+def test_an_architecture_is_tested_as_a_network(run):
+    code, out, _ = run("check", "resnet10_small", "--option", "width=8", "--json")
+    assert code == 0
+    assert [record["promise"] for record in json.loads(out)] == [each.__name__ for each in ARCHITECTURE_PROMISES]
+
+
+@pytest.mark.usefixtures("desk")
+def test_a_function_that_builds_a_network_is_tested_as_a_network(run):
+    code, out, _ = run("check", "stranger:net", "--input", "3,8,8", "--json")
+    status = {record["promise"]: record["status"] for record in json.loads(out)}
+    assert (code, status["takes_any_batch"], status["takes_any_classes"]) == (1, "failed", "skipped")
 
 
 @pytest.mark.usefixtures("desk")
@@ -132,7 +150,9 @@ def test_a_strangers_class_is_found_in_the_working_folder(desk):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cbma",), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
+        (("cbma",), "no mechanism and no architecture is called 'cbma'. Did you mean 'cbam'"),
+        (("fcos",), "fcos is a detector"),
+        (("se", "--input", "3,8,8"), "--input is for architectures"),
         (("nowhere.at.all:Thing",), "nowhere.at.all"),
         (("stranger:Clam",), "the module defines no class and no function 'Clam'. Did you mean 'Calm'?"),
         (("das:alpah=0.1",), "das has no option 'alpah'. Did you mean 'alpha'?"),

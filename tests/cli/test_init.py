@@ -8,8 +8,8 @@ import pytest
     [
         (("shwo", "das"), "there is no command 'shwo'. Did you mean 'show'?"),
         (("list", "--jsno"), "--jsno"),
-        (("show", "cbma"), "no mechanism is called 'cbma'. Did you mean 'cbam'"),
-        (("show",), "Missing argument 'MECHANISM'"),
+        (("show", "cbma"), "no mechanism and no architecture is called 'cbma'. Did you mean 'cbam'"),
+        (("show",), "Missing argument 'NAME'"),
     ],
 )
 def test_wrong_words_end_in_one_message(run, arguments, message):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -79,8 +80,18 @@ def test_the_evidence_is_said_with_the_code_that_it_rests_on(run):
     words = {line.split()[0]: line.split()[3] for line in listed.partition("\n\n")[0].splitlines()}
     assert "tasks: classify, detect, multilabel, saliency, salient_objects, segment\n" in listed
     assert re.search("data layouts: .*class_folders.*image_masks", listed)
-    assert "architectures: encoder_decoder, faster_rcnn, fcn, fcos, resnet_small, retinanet, rt_detr" in listed
+    folder = Path(saccade.__file__).parent / "models"
+    architectures = ", ".join(sorted(path.stem for path in folder.glob("[!_]*.py")))
+    assert f"architectures: {architectures}\n" in listed
     assert (words["eca"], words["se"], words["sk"], words["das"]) == ("oracle", "port", "paper", "reading")
     assert re.search(r"^equal to code of +BangguWu/ECANet$", run("show", "eca")[1], re.MULTILINE)
     assert "implus/PytorchInsight (variant='fair')" in run("show", "sk")[1]
     assert re.search(r"^equal to code of +–$", run("show", "das")[1], re.MULTILINE)
+
+
+def test_architectures_are_listed_with_titles(run):
+    _, out, _ = run("list", "--architectures")
+    assert re.search(r"^resnet10_small +ResNets for small images", out, re.MULTILINE)
+    _, out, _ = run("list", "--architectures", "--json")
+    assert set(json.loads(out)) >= {"fcn", "fcos", "resnet10_small", "retinanet", "rt_detr"}
+    assert run("list", "--architectures", "--on", "resnet18")[0] == 2

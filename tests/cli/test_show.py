@@ -37,3 +37,15 @@ def test_show_says_what_replaces_a_convolution(run):
     _, out, _ = run("show", "dcn2")
     assert re.search(r"kind +conv\n", out)
     assert re.search(r"identity at initialisation +no \(it replaces a convolution\)", out)
+
+
+def test_an_architecture_is_shown_with_its_options(run):
+    code, out, _ = run("show", "resnet10_small")
+    assert (code, "arXiv:1512.03385" in out) == (0, True)
+    assert re.search(r"^options +.*width = 16, stem_stride = 1", out, re.MULTILINE)
+    _, out, _ = run("show", "se_resnet18")
+    assert re.search(r"^options +block = basic, layers = \(2, 2, 2, 2\), ", out, re.MULTILINE)
+    _, out, _ = run("show", "ran92")
+    assert re.search(r"^options +modules = \(1, 2, 3\), .*\nparameters +52.466 M", out, re.MULTILINE)
+    code, _, err = run("show", "resnet10_smal")
+    assert (code, "Did you mean 'resnet10_small'?" in err) == (2, True)

@@ -113,6 +113,8 @@ def test_variants_with_graphs_of_their_own_keep_every_promise(name, options):
         ("dcn2", 8, {"offset_groups": 4, "groups": 8, "dilation": 3, "bias": True}),
         ("sasa", 12, {"num_heads": 2, "window": 5, "bias": True}),
         ("sasa", 2, {"num_heads": 1, "window": 3, "kernel_size": 5}),
+        ("sasa", 12, {"num_heads": 2, "window": 3, "position": "relative_only"}),
+        ("sasa", 12, {"num_heads": 2, "window": 3, "position": "absolute"}),
         ("sasa_stem", 12, {"num_heads": 2, "window": 3, "mixtures": 2, "bias": True}),
         ("sasa_stem", 2, {"num_heads": 1, "window": 5, "mixtures": 1, "kernel_size": 3}),
         ("sk", 12, {"branch_groups": 4, "groups": 4, "kernel_size": 5, "bias": True}),

@@ -59,7 +59,7 @@ def desk(tmp_path, monkeypatch):
 
 WRONG = {
     "misspelt verb": ("compair", "no command 'compair'. Did you mean 'compare'?"),
-    "misspelt mechanism, show": ("show cbma", "no mechanism is called 'cbma'. Did you mean 'cbam'"),
+    "misspelt mechanism, show": ("show cbma", "no mechanism and no architecture is called 'cbma'. Did you mean 'cbam'"),
     "misspelt mechanism, compare": (
         "compare --attention se,cbma --out new",
         "no mechanism is called 'cbma'. Did you mean 'cbam'",

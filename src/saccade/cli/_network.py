@@ -6,13 +6,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from saccade import catalog
+from saccade.architecture_files import architectures
 from saccade.errors import UserError, did_you_mean
 from saccade.image_size import parse_size
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_network", "origin", "parse_input_size"]
+__all__ = ["build_network", "origin", "parse_input_size", "unknown_name"]
 
 _MAX_CHANNELS = 1024
 """Limit of input channels: over twice the bands of hyperspectral sensors."""
@@ -88,3 +90,12 @@ def parse_input_size(text: str) -> tuple[int, ...]:
     if size[0] > _MAX_CHANNELS or max(size[1:]) > _MAX_SIDE:
         raise UserError(f"--input {text}: at most {_MAX_CHANNELS} channels and {_MAX_SIDE} pixels per side are allowed")
     return size
+
+
+def unknown_name(name: str) -> UserError:
+    """Return the error about a ``name`` that is neither a mechanism nor an architecture, with suggestions of both."""
+    names = [*catalog.all_names(), *architectures()]
+    return UserError(
+        f"no mechanism and no architecture is called {name!r}.{did_you_mean(name, names)} `saccade list` shows the "
+        "mechanisms, `saccade list --architectures` the networks; name your own as package.module:Class"
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from saccade import catalog
+from saccade.architecture_files import architectures
 from saccade.registry import Registry
 from saccade.specs import Spec
 
@@ -20,15 +21,21 @@ __all__ = ["command"]
 @click.option(
     "--batch", default=8, show_default=True, type=click.IntRange(1), help="With --on: batch size for the column step."
 )
+@click.option("--architectures", "networks", is_flag=True, help="List the networks of Saccade instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print all facts as JSON.")
 @click.pass_context
-def command(ctx: click.Context, model: str | None, size: str | None, batch: int, as_json: bool) -> None:
+def command(ctx: click.Context, model: str | None, size: str | None, batch: int, networks: bool, as_json: bool) -> None:
     """List every mechanism with its year, kind, evidence and position.
 
     With --on, insert each mechanism into MODEL at the position of its paper, with random weights, and time it in
     alternation with the plain network. Columns: added parameters and MACs, and the ratios of latency and peak memory of
     a forward pass of one image, and of peak memory of a training step with --batch images.
     """
+    if networks:
+        if model is not None:
+            raise click.UsageError("--architectures and --on exclude each other")
+        _print_architectures(as_json)
+        return
     specs = {name: catalog.spec(name) for name in catalog.list_mechanisms()}
     if model is not None:
         _print_costs(specs, model, size, batch, as_json)
@@ -52,6 +59,20 @@ def command(ctx: click.Context, model: str | None, size: str | None, batch: int,
     )
     for label, package in (("tasks", "tasks"), ("data layouts", "data.layouts"), ("architectures", "models")):
         click.echo(f"{label}: {', '.join(Registry[object](f'saccade.{package}', label).names())}")
+    click.echo("`saccade list --architectures` names the networks of each.")
+
+
+def _print_architectures(as_json: bool) -> None:
+    found = architectures()
+    if as_json:
+        click.echo(
+            json.dumps({name: {"file": entry.file, "title": entry.title} for name, entry in found.items()}, indent=2)
+        )
+        return
+    width = max(map(len, found))
+    for name, entry in found.items():
+        click.echo(f"{name.ljust(width)}  {entry.title}")
+    click.echo("\n`saccade show NAME` prints layout, source and options.")
 
 
 def _print_costs(specs: dict[str, Spec], model: str, size: str | None, batch: int, as_json: bool) -> None:

@@ -1,34 +1,31 @@
-"""The contract of a mechanism: :func:`check` tests a class for the properties (promises) in ``promises.py``."""
+"""The contract: :func:`check` tests a mechanism, :func:`check_architecture` a network.
+
+Each tests a list of properties (promises): ``promises.py`` and ``architectures/promises.py``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from saccade.contract.advice import format_error
-from saccade.contract.harness import BrokenPromiseError, Case, UntestableError
+from saccade.contract.architectures import (
+    ARCHITECTURE_PROMISES,
+    check_architecture,
+    examine_architecture,
+)
+from saccade.contract.harness import BrokenPromiseError, Case
 from saccade.contract.promises import PROMISES
-from saccade.errors import UserError, did_you_mean
+from saccade.contract.records import Record, check_names, records
+from saccade.errors import UserError
 from saccade.specs import Spec
 
-__all__ = ["PROMISES", "Record", "check", "examine"]
-
-
-@dataclass(frozen=True)
-class Record:
-    """Result of testing one promise."""
-
-    promise: str
-    """Name of the promise's function in :data:`PROMISES`."""
-    status: str
-    """``passed``, ``failed`` or ``skipped``."""
-    reason: str = ""
-    """Reason for ``failed`` or ``skipped``, with numbers."""
+__all__ = [
+    "ARCHITECTURE_PROMISES", "PROMISES", "Record", "check", "check_architecture", "examine", "examine_architecture",
+]  # fmt: skip
 
 
 def check(
@@ -76,29 +73,9 @@ def examine(
         UserError: as in :func:`check`; raised by the call, not by the iteration.
     """
     case = Case(make, spec, channels, dict(options or {}))
-    failure_reasons = dict(known_failures or {})
-    for name in failure_reasons:
-        if name not in (names := [promise.__name__ for promise in PROMISES]):
-            raise UserError(f"no promise is called {name!r}.{did_you_mean(name, names)}")
+    check_names(known_failures, PROMISES)
     if spec is not None and spec.limits:
         with torch.random.fork_rng([]), contextlib.suppress(BrokenPromiseError):
             if (refusal := case.refusal()) is not None:
                 raise UserError(refusal)
-    return (_test_promise(promise, case, failure_reasons.get(promise.__name__)) for promise in promises)
-
-
-def _test_promise(promise: Callable[[Case], None], case: Case, failure_reason: str | None) -> Record:
-    """Test one promise; return its record."""
-    name = promise.__name__
-    try:
-        with torch.random.fork_rng([]), torch.enable_grad():
-            promise(case)
-    except UntestableError as error:
-        return Record(name, "skipped", str(error))
-    except Exception as error:  # any exception of the module breaks the promise
-        if failure_reason is not None:
-            return Record(name, "skipped", f"known failure: {failure_reason}")
-        return Record(name, "failed", str(error) if isinstance(error, BrokenPromiseError) else format_error(error))
-    if failure_reason is not None:
-        return Record(name, "failed", f"listed as a known failure ({failure_reason}), but the promise holds")
-    return Record(name, "passed")
+    return records(case, promises, known_failures)

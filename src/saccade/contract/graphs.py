@@ -27,7 +27,7 @@ from saccade.contract.harness import (
     weighted_sum,
 )  # fmt: skip
 
-__all__ = ["compiles_whole", "exports_for_any_size"]
+__all__ = ["compiles_whole", "errors_as_broken_promise", "exports_for_any_size"]
 
 AXES = {0: "batch", 2: "height", 3: "width"}
 ROUNDING_FACTOR = 30
@@ -53,7 +53,7 @@ def compiles_whole(case: Case) -> None:
             eager = module(x)
             eager_gradients = gradients(eager, module, x)
             rewind()
-            with _errors_as_broken_promise(f"torch.compile at {shape}"), torch.compiler.set_stance(stance):
+            with errors_as_broken_promise(f"torch.compile at {shape}"), torch.compiler.set_stance(stance):
                 output = compiled(x)
                 compiled_gradients = gradients(output, module, x)
             error = distance(output, eager)
@@ -102,19 +102,19 @@ def exports_for_any_size(case: Case) -> None:
     """The module, exported with dynamic batch, height and width, gives the same output at three other sizes."""
     module, x = case.build_randomized(), case.random_maps()
     axes = AXES if case.fixed_size is None else {0: AXES[0]}
-    with _errors_as_broken_promise("torch.export"):
+    with errors_as_broken_promise("torch.export"):
         exported = export(module, (x,), dynamic_shapes=(dict.fromkeys(axes, Dim.DYNAMIC),)).module()
     for size, batch in zip(case.sizes(SIZES[1], SIZES[2], SIZES[3]), (1, 3, 5), strict=False):
         other = case.random_maps(*size, batch=batch)
         shape = f"{batch} × {size[0]}×{size[1]}"
-        with _errors_as_broken_promise(f"the module exported for any size, at {shape}"):
+        with errors_as_broken_promise(f"the module exported for any size, at {shape}"):
             output = exported(other)
         error = distance(output, module(other))
         expect(error < TOLERANCE, f"the exported module gives another output at {shape}, off by {error:.1e}")
 
 
 @contextlib.contextmanager
-def _errors_as_broken_promise(message_prefix: str) -> Iterator[None]:
+def errors_as_broken_promise(message_prefix: str) -> Iterator[None]:
     """Turn errors of the block into one-line BrokenPromiseErrors; silence logs and prints of torch."""
     old_level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,8 @@ from saccade.contract.advice import format_error
 from saccade.specs import Spec
 
 __all__ = [
-    "N_DRAWS", "SIZES", "TOLERANCE", "BrokenPromiseError", "Case", "UntestableError", "distance", "each_mode", "expect",
-    "gradients", "make_rewind", "weighted_sum",
+    "N_DRAWS", "SIZES", "TOLERANCE", "BrokenPromiseError", "Case", "Subject", "UntestableError", "distance",
+    "each_mode", "expect", "gradients", "make_rewind", "weighted_sum",
 ]  # fmt: skip
 
 SIZES = ((7, 5), (1, 1), (4, 9), (33, 17), (1, 6), (8, 8))
@@ -32,6 +32,22 @@ class BrokenPromiseError(Exception):
 
 class UntestableError(Exception):
     """The promise cannot be tested."""
+
+
+class Subject(Protocol):
+    """A module under test, whatever it is: a mechanism or a network."""
+
+    def sizes(self, *sizes: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Return ``sizes``, or the only size (H, W) that is tested."""
+
+    def build(self) -> nn.Module:
+        """Build a module, initialised by its constructor."""
+
+    def build_randomized(self, seed: int = 0, dtype: torch.dtype = torch.float64) -> nn.Module:
+        """Build a module in eval mode with random parameters and running statistics."""
+
+    def random_maps(self, *size: int, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Draw random inputs (batch, C, H, W)."""
 
 
 @dataclass(frozen=True)

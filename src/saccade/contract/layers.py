@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from saccade.contract.advice import format_error
-from saccade.contract.harness import TOLERANCE, BrokenPromiseError, Case, distance, each_mode, expect, weighted_sum
+from saccade.contract.harness import TOLERANCE, BrokenPromiseError, Subject, distance, each_mode, expect, weighted_sum
 
 __all__ = ["calls_its_layers"]
 
@@ -17,7 +17,7 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 CALL_ADVICE = "call the layer instead of reading its weight: hooks, pruning, adapters and quantisation act on the call"
 
 
-def calls_its_layers(case: Case) -> None:
+def calls_its_layers(case: Subject) -> None:
     """Every submodule with parameters of its own is called in each forward pass, and layers can be wrapped.
 
     Forward hooks must fire in eval and train. When a wrapper without an attribute ``weight`` replaces each linear and

@@ -12,6 +12,7 @@ from saccade.bases import blend
 from saccade.contract.harness import (
     N_DRAWS,
     Case,
+    Subject,
     UntestableError,
     distance,
     each_mode,
@@ -37,7 +38,7 @@ Adam's first step is LEARNING_RATE for a real gradient, 1e-11 for rounding noise
 """
 
 
-def reaches_every_parameter(case: Case) -> None:
+def reaches_every_parameter(case: Subject) -> None:
     """The input and every parameter get a finite gradient, in eval and train, that is not zero in eval.
 
     In train the input's gradient must not be zero either; a parameter's may be, as for a bias before batch norm. One of

@@ -15,6 +15,7 @@ from saccade.contract.harness import (
     TOLERANCE,
     BrokenPromiseError,
     Case,
+    Subject,
     UntestableError,
     distance,
     each_mode,
@@ -98,7 +99,7 @@ def runs_on_meta(case: Case) -> None:
         expect(gradient is None or gradient.is_meta, f"the gradient of a map on meta in {mode} is on another device")
 
 
-def treats_images_apart(case: Case) -> None:
+def treats_images_apart(case: Subject) -> None:
     """In eval an image's output does not depend on the other images of the batch."""
     module, x = case.build_randomized(), case.random_maps(batch=3)
     single_outputs = torch.cat([module(image[None]) for image in x])
