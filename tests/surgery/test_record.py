@@ -122,3 +122,48 @@ def test_a_shared_module_is_counted_once():
 
 def test_a_bare_host_has_no_group_of_attention(make):
     assert {group["name"] for group in parameter_groups(make("timm resnet"), 0.1)} == {"host", "host, no decay"}
+
+
+class Tapped(nn.Module):
+    """A layer of an architecture with a tap, which a user may also plug."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.tap = nn.Conv2d(8, 8, 3, padding=1), nn.Identity()
+
+    def forward(self, x):
+        return x * self.tap(self.conv(x).sigmoid())
+
+
+def test_taps_of_the_network_itself_have_their_own_path():
+    host = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Sequential(Tapped()), Tapped())
+    x = torch.randn(2, *SIZE)
+    with record(host) as maps:
+        host(x)
+    assert list(maps) == ["1.0", "2"]
+    torch.testing.assert_close(maps["1.0"], host[1][0].conv(host[0](x)).sigmoid())
+    plug(host, "eca", where=["0", "2"], input=SIZE)
+    with record(host) as maps:
+        host(x)
+    assert {path: m.shape[2:] == (1, 1) for path, m in maps.items()} == {
+        "0": True, "2": True, "1.0": False, "2.tap": False,
+    }  # fmt: skip
+
+
+def test_a_mechanism_inside_a_plug_is_not_recorded_twice():
+    class Outer(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            self.inner = Tapped()
+
+        def forward(self, x):
+            return self.inner(x)
+
+    host = plug(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), Outer, where="0", input=SIZE)
+    with record(host) as maps:
+        host(torch.randn(2, *SIZE))
+    assert maps == {}
+    bare = nn.Sequential(nn.Conv2d(3, 8, 3), Outer(8))
+    with record(bare) as maps:
+        bare(torch.randn(2, *SIZE))
+    assert list(maps) == ["1.inner"]

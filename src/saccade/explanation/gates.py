@@ -1,7 +1,7 @@
 """Gates of a plugged network on given images, and the fraction of the feature map that each plug passes.
 
-A gate g multiplies its map f. A plug with factor ``a`` returns y = f + a (g f − f), so its *effective gate* is
-1 + a (g − 1). The passed fraction Σ_c |y_c| / Σ_c |f_c| is also defined for mechanisms that add to the map.
+A plug with gate g and factor ``a`` returns y = f + a (g f − f) for a map f, so its *effective gate* is 1 + a (g − 1).
+The passed fraction Σ_c |y_c| / Σ_c |f_c| is also defined for mechanisms that add to the map.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from saccade.surgery import Plug, plugs, record
 from saccade.surgery.controls import unshuffled
 from saccade.surgery.record import effective_gate
 
-__all__ = ["channel_means", "gate_maps", "is_spatial", "passed_fractions", "site_to_show", "spatial_map"]
+__all__ = [
+    "channel_means", "gate_maps", "is_spatial", "number_calls", "passed_fractions", "site_to_show", "spatial_map",
+]  # fmt: skip
 
 
 def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -31,7 +33,7 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     Returns:
         mapping from site to effective gate (B, C | 1, H | 1, W | 1), float32 on the CPU, in the order of the plugs; a
-        site called again has another entry, ``site (call 2)``.
+        second call of a site is ``site (call 2)``.
     """
     device = next((p.device for p in model.parameters()), images.device)
     with preserve_state(model), torch.no_grad(), record(model) as recorded:
@@ -45,8 +47,7 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
             or plug_info.site not in recorded
         ):
             continue
-        gates = recorded[plug_info.site]
-        for name, gate in _number_calls(plug_info.site, gates if isinstance(gates, list) else [gates]):
+        for name, gate in number_calls(plug_info.site, recorded[plug_info.site]):
             effective_gates[name] = effective_gate(gate, plug.a).cpu()
     return effective_gates
 
@@ -55,8 +56,8 @@ def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return the fraction of the feature map that each plug passes, per pixel; arguments as for :func:`gate_maps`.
 
     Returns:
-        mapping from site, named as by :func:`gate_maps`, to Σ_c |y_c| / Σ_c |f_c|, (B, H, W), float32 on the CPU,
-        where f (B, C, H, W) is the plug's input and y its output; 1 where f is zero.
+        mapping from site, named as there, to Σ_c |y_c| / Σ_c |f_c|, (B, H, W), float32 on the CPU, where the plug maps
+        f (B, C, H, W) to y; 1 where f is zero.
     """
     fractions: dict[str, list[Tensor]] = {}
 
@@ -75,12 +76,13 @@ def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {
         name: fraction
         for site, fractions_of_site in fractions.items()
-        for name, fraction in _number_calls(site, fractions_of_site)
+        for name, fraction in number_calls(site, fractions_of_site)
     }
 
 
-def _number_calls(site: str, tensors: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (name, tensor) for each call of a site; with several calls, the name ends in the call's number."""
+def number_calls(site: str, tensors: Tensor | list[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, tensor) for each call of a site; names of several calls end in their number."""
+    tensors = tensors if isinstance(tensors, list) else [tensors]
     for number, tensor in enumerate(tensors, 1):
         yield (site if len(tensors) == 1 else f"{site} (call {number})"), tensor
 
@@ -91,11 +93,7 @@ def is_spatial(gate: Tensor) -> bool:
 
 
 def spatial_map(gate: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Average a gate (B, C | 1, H | 1, W | 1) over its channels, and resize it to ``size`` (height, width) bilinearly.
-
-    Returns:
-        (B, H, W), or (B, height, width).
-    """
+    """Average a gate (B, C | 1, H | 1, W | 1) over its channels, and resize it to ``size`` bilinearly: (B, H, W)."""
     mean_gate = gate.mean(1, keepdim=True)
     if size is not None:
         mean_gate = F.interpolate(mean_gate, size, mode="bilinear", align_corners=False)
@@ -108,14 +106,9 @@ def channel_means(gate: Tensor) -> Tensor:
 
 
 def site_to_show(maps: Mapping[str, Tensor], min_size: int = 4) -> str | None:
-    """Return the last site whose gate has at least ``min_size`` rows and columns.
+    """Return the last site whose gate (B, C | 1, H | 1, W | 1) has at least ``min_size`` rows and columns.
 
-    If no gate is that large, return the site with the largest spatial standard deviation, or None if no gate is
-    spatial.
-
-    Args:
-        maps: mapping from site to gate (B, C | 1, H | 1, W | 1).
-        min_size: smallest height and width in pixels.
+    If there is none, return the site with the largest spatial standard deviation, or None without a spatial gate.
     """
     large_sites = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= min_size]
     if large_sites:

@@ -1,10 +1,10 @@
-"""Record the gates of a plugged network."""
+"""Record gates and attention maps of a network: those of its plugs, its replacements and its own layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from saccade.surgery.plugs import plugs
 from saccade.surgery.replace import replacements
 from saccade.surgery.replaced import CHILD as REPLACEMENT_CHILD
 
-__all__ = ["effective_gate", "record"]
+__all__ = ["effective_gate", "record", "tapped_modules"]
 
 
 def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
@@ -35,14 +35,39 @@ def effective_gate(gate: Tensor, a: Tensor | None) -> Tensor:
     return gate if a is None else 1 + a.detach().float() * (gate - 1)
 
 
+def tapped_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Map each possible key of ``record`` to the module whose child ``tap`` is recorded, plugs first.
+
+    Raises:
+        UserError: ``model`` is not a module, or has lost a plug.
+    """
+    plug_rows, replaced = plugs(model), replacements(model)
+    mechanisms = {row.site: row.module.mechanism for row in plug_rows}
+    for row in replaced:
+        path = row.convolution
+        mechanisms[f"{path}.{REPLACEMENT_CHILD}" if path in mechanisms else path] = row.module
+    roots: list[nn.Module] = [*(row.module for row in plug_rows), *(row.module for row in replaced)]
+    inserted = {id(part) for root in roots for part in root.modules()}
+    tapped = {path: module for path, module in mechanisms.items() if isinstance(_tap(module), nn.Module)}
+    for path, module in model.named_modules():
+        if id(module) not in inserted and isinstance(_tap(module), nn.Module):
+            tapped[f"{path}.tap" if path in mechanisms else path] = module
+    return tapped
+
+
+def _tap(module: nn.Module) -> object:
+    return getattr(module, "tap", None)
+
+
 @contextmanager
 def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
-    """Record the gates and contexts of the latest forward pass of ``model``, by site, detached.
+    """Record the gates, contexts and maps of the latest forward pass of ``model``, by path, detached.
 
-    A site that runs several times in one forward pass has a list. Only mechanisms with a submodule ``tap``, which
-    returns the gate or context, are recorded. A replacement is recorded under the path of its convolution, or under
-    ``<path>.saccade_conv`` if that path is also the site of a plug. Only the current thread is recorded, and a compiled
-    network runs uncompiled. The dictionary stays readable after the block.
+    Modules with a submodule ``tap``, which returns the tensor, are recorded: a plug's mechanism under its site, a
+    replacement under the path of its convolution, or ``<path>.saccade_conv`` if that path is also a site, and a module
+    of the network itself under its own path, or ``<path>.tap`` if that is a site. One that runs several times in a
+    forward pass has a list. Only the current thread is recorded, and a compiled network runs uncompiled. The dictionary
+    stays readable after the block.
 
     Raises:
         UserError: ``model`` is not a module, has lost a plug, or is a DataParallel on several devices.
@@ -60,8 +85,8 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
         tap_outputs.clear()
 
     def register_hook(site: str, tap: nn.Module) -> None:
-        def store_output(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            if torch._C._current_graph_task_id() != -1:
+        def store_output(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor) or torch._C._current_graph_task_id() != -1:
                 return  # gradient checkpointing repeats the forward pass during the backward pass
             previous = tap_outputs.get(site)
             if previous is None:
@@ -73,15 +98,10 @@ def record(model: nn.Module) -> Iterator[dict[str, Tensor | list[Tensor]]]:
 
         handles.append(tap.register_forward_hook(only_in_this_thread(store_output)))
 
-    mechanisms = {row.site: row.module.mechanism for row in plugs(model)}
-    for row in replacements(model):
-        path = row.convolution
-        mechanisms[f"{path}.{REPLACEMENT_CHILD}" if path in mechanisms else path] = row.module
+    tapped = tapped_modules(model)
     with temporary_hooks() as handles:
         handles.append(model.register_forward_pre_hook(only_in_this_thread(clear_outputs)))
-        for site, mechanism in mechanisms.items():
-            tap = getattr(mechanism, "tap", None)
-            if isinstance(tap, nn.Module):
-                register_hook(site, tap)
+        for path, module in tapped.items():
+            register_hook(path, cast(nn.Module, _tap(module)))
         with torch.compiler.set_stance("force_eager"):
             yield tap_outputs

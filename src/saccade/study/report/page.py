@@ -18,19 +18,12 @@ from saccade.study.report.typeset import group_thousands, typeset_sentence
 if TYPE_CHECKING:
     from saccade.study.plan import Study
 
-__all__ = ["render_page"]
+__all__ = ["render_page", "style_sheet", "template_environment"]
 
 
 def render_page(context: ReportContext) -> str:
     """Return the page as HTML; sections without content are left out."""
-    environment = Environment(
-        loader=PackageLoader("saccade.study.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=False,
-        finalize=_escape_control_characters,
-    )
-    environment.globals["arm_label"] = charts.arm_label
+    environment = template_environment()
     rendered = []
     for name, section in sections.ordered().items():
         content = section.content(context)
@@ -46,8 +39,26 @@ def render_page(context: ReportContext) -> str:
         from_scores=results.study is None,
         facts=_shared_facts(context) if results.study is None else _study_facts(context, results.study),
         sections=rendered,
-        css=Markup(files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8")),
+        css=style_sheet(),
     )
+
+
+def template_environment() -> Environment:
+    """Return the environment of all templates, which escapes values and raises for unknown names."""
+    environment = Environment(
+        loader=PackageLoader("saccade.study.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+        finalize=_escape_control_characters,
+    )
+    environment.globals["arm_label"] = charts.arm_label
+    return environment
+
+
+def style_sheet() -> Markup:
+    """Return the style sheet of the report."""
+    return Markup(files(__package__).joinpath("templates/report.css").read_text(encoding="utf-8"))
 
 
 def _escape_control_characters(value: Any) -> Any:

@@ -12,7 +12,8 @@ from PIL import Image
 
 import saccade
 from saccade.metrics.metric import Metric
-from saccade.study.report.sections.pictures import _choose_images, _image_definition, _make_cells
+from saccade.study.report.sections.pictures import _make_cells
+from saccade.study.report.shown_images import choose_images, image_definition
 from saccade.tasks.base import Box, Drawing
 
 
@@ -42,20 +43,20 @@ LABELS = torch.zeros(9, dtype=torch.int64)
     ],
 )  # fmt: skip
 def test_half_of_the_images_are_disputed(metric, one, other, differ):
-    chosen, sentence = _choose_images(9, _Task(metric), [one, None, other])
+    chosen, sentence = choose_images(9, _Task(metric), [one, None, other])
     assert len(set(chosen)) == 6
     assert set(chosen[len(chosen) - len(differ) :]) == differ if differ else "at random" in sentence
-    assert _choose_images(9, _Task(metric), [one])[1] == "6 test images, drawn at random."
+    assert choose_images(9, _Task(metric), [one])[1] == "6 test images, drawn at random."
     with pytest.raises(saccade.UserError, match="scored on 9 test images; there are 8 now"):
-        _choose_images(8, _Task(metric), [one])
+        choose_images(8, _Task(metric), [one])
 
 
 def test_networks_that_differ_on_every_image_dispute_none():
     """Scores of boxes never agree to the last digit."""
-    chosen, sentence = _choose_images(9, _Task(RAGGED), [{"a": torch.arange(9.0)}, {"a": torch.arange(9.0) + 1e-6}])
+    chosen, sentence = choose_images(9, _Task(RAGGED), [{"a": torch.arange(9.0)}, {"a": torch.arange(9.0) + 1e-6}])
     assert (len(set(chosen)), sentence) == (6, "6 test images, drawn at random.")
     part = [{"a": torch.arange(9.0)}, {"a": torch.arange(9.0).clamp(max=7)}]
-    assert "1 drawn from the 11.1" in _choose_images(9, _Task(RAGGED), part)[1]
+    assert "1 drawn from the 11.1" in choose_images(9, _Task(RAGGED), part)[1]
 
 
 def _drawn(drawing, has_boxes=False):
@@ -106,7 +107,7 @@ def test_an_image_without_detections_is_shown_beside_others_with_boxes():
 )  # fmt: skip
 def test_only_large_photographs_are_compressed_with_loss(size, max_side, stored):
     image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    definition = _image_definition(4, image, max_side)
+    definition = image_definition(4, image, max_side)
     file_format, pixels = _embedded(definition)
     assert (file_format, pixels.shape) == stored
     assert 'id="picture-4"' in definition

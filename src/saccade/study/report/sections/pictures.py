@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -19,26 +15,30 @@ from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import channel_means, gate_maps, is_spatial, passed_fractions, site_to_show
 from saccade.heat_maps import COLOURS, draw_heat_map
-from saccade.metrics.rows import Rows, count_images, select_images
-from saccade.recipe import short_repr
 from saccade.runfiles import read_rows
-from saccade.saving import describe, load
+from saccade.saving import load
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
 from saccade.study.report.boxes import class_legend, draw_boxes
 from saccade.study.report.sections.base import ReportContext, Section
+from saccade.study.report.shown_images import (
+    MAX_SIDE,
+    check_saved,
+    choose_images,
+    draw_overlay,
+    embed,
+    frame,
+    image_definition,
+    runs_to_show,
+)
 from saccade.study.report.svg import element
-from saccade.study.report.typeset import NARROW_SPACE, format_number
+from saccade.study.report.typeset import format_number
 from saccade.study.run_notes import RunResult
 from saccade.tasks import resolve
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["PicturesSection"]
 
-N_IMAGES = 6
-"""Number of images shown."""
-MAX_SIDE = 128
-"""Longest side of an embedded image, in pixels."""
 MAX_LARGE_SIDE = 256
 """Longest side of an embedded image that is shown large, for boxes and heat maps, in pixels."""
 MIN_MAP_SIDE = 7
@@ -124,8 +124,8 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     Raises:
         UserError: a saved network or its rows do not belong to these images.
     """
-    runs, common_seed = _runs_to_show(context, study)
-    indices, description = _choose_images(
+    runs, common_seed = runs_to_show(context, study)
+    indices, description = choose_images(
         len(task.data.test), task, [read_rows(study.folder / run.folder) for run in runs.values()]
     )
     if common_seed is not None:
@@ -138,14 +138,14 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     pictures = [task.data.test.raw_image(i) for i in indices]
     truths = task.draw(indices, None)
     height, width = pictures[0].shape[-2:]
-    overlays = [_overlay(k, None, drawing.caption) for k, drawing in enumerate(truths)]
+    overlays = [draw_overlay(k, None, drawing.caption) for k, drawing in enumerate(truths)]
     columns = [_column(context, study, task, arm, run, indices) for arm, run in runs.items()]
     all_drawings = [*truths, *(drawing for column in columns for drawing in column["drawings"])]
     boxes = [box for drawing in all_drawings for box in drawing.boxes]
     is_photograph = max(height, width) > MAX_SIDE
     is_large = bool(boxes) or (is_photograph and any(drawing.smooth for drawing in all_drawings))
     max_side = MAX_LARGE_SIDE if is_large else MAX_SIDE
-    definitions = element("defs", *(_image_definition(k, picture, max_side) for k, picture in enumerate(pictures)))
+    definitions = element("defs", *(image_definition(k, picture, max_side) for k, picture in enumerate(pictures)))
     return {
         "description": description,
         "has_common_seed": common_seed is not None,
@@ -164,54 +164,6 @@ def _examples(context: ReportContext, study: Study, task: Task) -> dict[str, Any
     }
 
 
-def _runs_to_show(context: ReportContext, study: Study) -> tuple[dict[Arm, RunResult], int | None]:
-    """Return the run to show for each arm, and the seed common to all of them, if any."""
-    runs_by_arm: dict[Arm, dict[int, RunResult]] = {}
-    for row in context.results.arms:
-        for run in context.results.of(row.arm.name):
-            if run.status == "done" and (study.folder / run.folder / "model.safetensors").exists():
-                runs_by_arm.setdefault(row.arm, {})[run.seed] = run
-    common_seed = next((seed for seed in study.seeds if all(seed in runs for runs in runs_by_arm.values())), None)
-    return {
-        arm: next(iter(runs.values())) if common_seed is None else runs[common_seed]
-        for arm, runs in runs_by_arm.items()
-    }, common_seed
-
-
-def _choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], str]:
-    """Return the images to show, half at random and half where the networks differ, and a sentence on them.
-
-    All are random if the networks differ on every image or none. The order depends only on the number of images.
-
-    Raises:
-        UserError: the saved predictions cover a different number of images.
-    """
-    order = list(range(n_images))
-    random.Random(n_images).shuffle(order)
-    rows_of_runs = [rows for rows in saved_rows if rows is not None]
-    for rows in rows_of_runs:
-        if (n_scored := count_images(rows)) != n_images:
-            raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
-    score_per_image = next((metric.values for metric in task.metrics if metric.values is not None), None)
-    if score_per_image is not None:
-        rows_of_runs = [{"value": score_per_image(rows)} for rows in rows_of_runs]
-    disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
-    disputed_shown = disputed[: N_IMAGES // 2] if len(disputed) < n_images else []
-    random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
-    if not disputed_shown:
-        return random_picks, f"{len(random_picks)} test images, drawn at random."
-    share = f"{100 * len(disputed) / n_images:.1f}{NARROW_SPACE}%"
-    return random_picks + disputed_shown, (
-        f"{len(random_picks)} test images drawn at random, then {len(disputed_shown)} drawn from the {share} of all "
-        f"test images on which these networks {'predict' if score_per_image is None else 'score'} differently."
-    )
-
-
-def _predictions_differ(rows: Sequence[Rows]) -> bool:
-    """Return True if two networks predict differently."""
-    return any(not torch.equal(other[key], rows[0][key]) for other in rows[1:] for key in other)
-
-
 def _column(
     context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
@@ -220,7 +172,7 @@ def _column(
     if recipe.data != task.recipe.data:
         task = type(task)(recipe, open_data(recipe.data, task.target))
     images, folder = task.images(indices), study.folder / run.folder
-    _check_saved(folder, task.data.classes, list(images.shape[1:]))
+    check_saved(folder, task.data.classes, list(images.shape[1:]))
     model = load(folder, trust=context.trust)
     with torch.no_grad():
         drawings = task.draw(indices, model)
@@ -235,7 +187,7 @@ def _column(
         for k, heat_map in enumerate(heat_maps):
             range_text = f"{format_number(float(heat_map.min()))} to {format_number(float(heat_map.max()))} passes"
             colours = draw_heat_map((heat_map - low) / (high - low))
-            overlays[k] = _overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
+            overlays[k] = draw_overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
     column = {"style": context.styles[arm.name], "seed": run.seed, "site": label, "scale_ends": scale_ends}
     return column | {"overlays": overlays, "drawings": drawings}
 
@@ -255,16 +207,6 @@ def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | N
         strips = torch.stack([_channel_strip(gate) for gate in gates.values()], 1)  # (B, sites, STRIP_WIDTH)
         return strips, None, f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
     return None, None, None
-
-
-def _check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> None:
-    """Raise UserError unless the network saved in ``folder`` is for these classes and images of this size (C, H, W)."""
-    saved = describe(folder)
-    for key, needed in (("classes", list(classes)), ("input", list(size))):
-        if (saved[key] or []) != needed:
-            raise UserError(
-                f"{folder}/config.json: {key} is {short_repr(saved[key])}; that of the images is {short_repr(needed)}"
-            )
 
 
 def _channel_strip(gate: Tensor) -> Tensor:
@@ -288,7 +230,7 @@ def _make_cells(
         drawn_image = None
         if drawing.picture is not None or has_boxes:
             label = f"{name}, image {k}: {drawing.caption}"
-            drawn_image = _frame(*_draw(k - 1, drawing), label=label, class_=_plane_class(drawing))
+            drawn_image = frame(*_draw(k - 1, drawing), label=label, class_=_plane_class(drawing))
         cells.append((overlay, drawing, drawn_image))
     return cells
 
@@ -301,7 +243,7 @@ def _draw(index: int, drawing: Drawing) -> list[Markup]:
     image = drawing.picture.copy()
     resampling = Image.Resampling.LANCZOS if drawing.smooth else Image.Resampling.NEAREST
     image.thumbnail((MAX_SIDE, MAX_SIDE), resampling)
-    return [_embed(image), *boxes]
+    return [embed(image), *boxes]
 
 
 def _plane_class(drawing: Drawing) -> str:
@@ -309,34 +251,3 @@ def _plane_class(drawing: Drawing) -> str:
     if drawing.picture is None:
         return "plane boxes"
     return " ".join(["plane answered", *["boxes"] * bool(drawing.boxes), *["smooth"] * drawing.smooth])
-
-
-def _image_definition(i: int, pixels: Tensor, max_side: int) -> Markup:
-    """Return an image uint8 (C, H, W), downscaled to ``max_side``, as an element ``picture-i`` for ``use``."""
-    array = pixels.permute(1, 2, 0).numpy()
-    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    # A photograph this large would take several times as many bytes as PNG.
-    return _embed(image, "JPEG" if max(image.size) > MAX_SIDE else "PNG", id=f"picture-{i}")
-
-
-def _overlay(index: int | None, heat_map: Image.Image | None, label: str) -> Markup:
-    """Return an image, a gate map, or a gate map over the image in grey."""
-    style_class = "base-image" if heat_map else None
-    image_elements = [] if index is None else [element("use", href=f"#picture-{index}", class_=style_class)]
-    gate_elements = [] if heat_map is None else [_embed(heat_map, class_="over" if image_elements else None)]
-    return _frame(*image_elements, *gate_elements, label=label, class_="plane")
-
-
-def _frame(*elements: Markup, label: str, class_: str) -> Markup:
-    """Return an svg with a viewBox of 100 × 100; the style sheet sets its aspect ratio to that of the images."""
-    view = {"viewBox": "0 0 100 100", "preserveAspectRatio": "none"}
-    return element("svg", *elements, class_=class_, **view, role="img", aria_label=label)
-
-
-def _embed(image: Image.Image, file_format: Literal["PNG", "JPEG"] = "PNG", **attributes: str | None) -> Markup:
-    """Return an image element that embeds ``image``."""
-    file = io.BytesIO()
-    image.save(file, file_format, optimize=True, quality=90)
-    href = f"data:image/{file_format.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return element("image", href=href, width=100, height=100, preserveAspectRatio="none", **attributes)
