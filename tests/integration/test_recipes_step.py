@@ -114,6 +114,44 @@ PUBLISHED = {
         "training.momentum": 0.9,
         "training.weight_decay": Recipe().training.weight_decay,  # not stated
     },
+    "imagenet-vt": SGD
+    | {  # VT, arXiv:2006.03677, plain training
+        "data.size": 224,
+        "model.name": "vt_resnet18",
+        "training.epochs": 90,
+        "training.batch_size": 256,
+        "training.lr": 0.1,
+        "training.momentum": 0.9,
+        "training.weight_decay": 4e-5,
+    },
+    "imagenet-vt-advanced": {  # VT, arXiv:2006.03677, advanced training; lr is 0.16 after 5 epochs
+        "data.size": 224,
+        "data.augment": ("resized_crop", "flip", "autoaugment"),
+        "model.name": "vt_resnet18",
+        "model.options": {"drop_rate": 0.2, "drop_path_rate": pytest.approx(1 - 0.9)},
+        "training.optimizer": "rmsprop",
+        "training.epochs": 400,
+        "training.batch_size": 2048,
+        "training.lr": pytest.approx(0.16 / 0.9875**5),
+        "training.warmup_epochs": 5,
+        "training.ema_decay": 0.99985,
+        "training.teacher": "fbnetv3_g",
+        "training.distill_alpha": 0.8,
+    },
+    "imagenet-sasa": {  # SASA, arXiv:1906.05909, section 4.1
+        "data.size": 224,
+        "model.name": "sasa_resnet50",
+        "model.options": {"bn_momentum": 0.0001},
+        "attention.mechanism": "none",
+        "training.optimizer": "sgd",
+        "training.nesterov": True,
+        "training.epochs": 130,
+        "training.batch_size": 4096,
+        "training.lr": 1.6,
+        "training.warmup_epochs": 10,
+        "training.schedule": "cosine",
+        "training.ema_decay": 0.9999,
+    },
     "coco-faster-rcnn-das": {  # DAS, section 4.1; the rest from configs/_base_ of MMDetection
         "data.size": (800, 1344),
         "data.mean": IMAGENET["data.mean"],
@@ -132,7 +170,7 @@ PUBLISHED = {
     "coco-stuff": {  # VT, arXiv:2006.03677; the rest from Base-RCNN-FPN.yaml and config/defaults.py of detectron2
         "data.size": (800, 1216),
         "data.augment": ("flip",),
-        "model.name": "fpn",
+        "model.name": "semantic_fpn",
         "training.optimizer": "sgd",
         "training.batch_size": 32,
         "training.lr": 0.04,
@@ -144,7 +182,7 @@ PUBLISHED = {
     "lip": {  # VT, arXiv:2006.03677; epochs from run.sh of liutinglt/CE2P
         "data.size": 473,
         "data.augment": (),
-        "model.name": "fpn",
+        "model.name": "semantic_fpn",
         "training.optimizer": "sgd",
         "training.batch_size": 96,
         "training.lr": 0.01,
@@ -153,6 +191,7 @@ PUBLISHED = {
     },
 }
 """Settings by recipe, as its source states them."""
+PUBLISHED |= {f"{name}-vtfpn": PUBLISHED[name] | {"model.name": "vt_fpn"} for name in ("coco-stuff", "lip")}
 RATES = {
     "coco-faster-rcnn-das": {1: 0.02, 7: 0.02, 8: 0.002, 10: 0.002, 11: 2e-4},  # ×0.1 at 8 and 11
     "coco-stuff": {1: 0.04, 7: 0.04, 8: 0.004, 10: 0.004, 11: 4e-4},  # ×0.1 after 2/3 and 8/9, in whole epochs
@@ -161,9 +200,13 @@ RATES = {
     "mobilenetv2-das": {0: 0.045, 1: 0.0441, 399: 0.045 * 0.98**399},  # ×0.98 per epoch
     "cifar100-das": {69: 0.1, 70: 0.02, 130: 0.004, 200: 8e-4, 260: 1.6e-4, 299: 1.6e-4},  # ×0.2 at 70, 130, 200, 260
     "stanford-dogs-das": {0: 0.1, 150: 0.05},  # cosine
+    "imagenet-sasa": {5: 1.6 * 36 / 70, 10: 1.6, 70: 0.8},  # the 36th of 70 steps of warm-up; cosine
     "imagenet-se": {29: 0.6, 30: 0.06, 60: 0.006, 90: 6e-4},  # ×0.1 every 30 epochs
+    "imagenet-vt": {0: 0.1, 29: 0.1, 30: 0.01, 59: 0.01, 60: 0.001, 89: 0.001},  # ×0.1 every 30 epochs
+    "imagenet-vt-advanced": {5: 0.16, 6: 0.158, 399: 0.16 * 0.9875**394},  # ×0.9875 per epoch after the warm-up
 }
 """Learning rate at the start of epochs, counted from 0."""
+RATES |= {f"{name}-vtfpn": RATES[name] for name in ("coco-stuff", "lip")}
 
 
 @EACH_FILE
@@ -378,6 +421,8 @@ def test_it_takes_one_step(path, tmp_path):
         "training.precision": "32",  # "auto" would time both
         "training.memory_format": "contiguous",
     }
+    if recipe.training.teacher is not None:
+        settings |= dict.fromkeys(("training.teacher", "training.distill_alpha", "training.distill_temperature"))
     if "encoder_weights" in recipe.model.options:
         settings["model.options"] = recipe.model.options | {"encoder_weights": False}
     if write is not None:
