@@ -187,11 +187,7 @@ def _is_importable(module: str, qualname: str, builder: Callable[..., Any]) -> b
 
 
 def _import_builder(name: str) -> Callable[..., Any]:
-    """Import the builder called ``package.module:function``.
-
-    Raises:
-        UserError: the module cannot be imported, or has no such function or class.
-    """
+    """Import the builder called ``package.module:function``, else raise UserError."""
     module, _, function = name.partition(":")
     if module == "__main__" or not function.isidentifier():
         raise UserError(

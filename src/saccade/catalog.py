@@ -11,7 +11,7 @@ import importlib
 import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_names", "canonical", "canonical_text", "create", "declared_spec", "list_mechanisms", "load", "mechanism_name",
-    "module_docstring", "options", "parse", "resolve_options", "spec", "split_list",
+    "module_docstring", "options", "parse", "parse_assignments", "resolve_options", "spec", "split_list",
 ]  # fmt: skip
 
 _ARITHMETIC: dict[type, Callable[[Any, Any], Any]] = {
@@ -112,11 +112,7 @@ def _find_function(name: str, function: str) -> Callable[..., Any] | None:
 
 
 def _import_module(name: str) -> ModuleType:
-    """Import the module of a mechanism.
-
-    Raises:
-        UserError: the import fails.
-    """
+    """Import the module of a mechanism, else raise UserError."""
     module = source.module_name(name)
     try:
         return importlib.import_module(module)
@@ -324,9 +320,19 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     ('das', {'alpha': 0.1})
     """
     name = mechanism_name(text)
-    _, *assignments = text.removeprefix(name).split(":")
     if text.partition(":")[0] == "none" and ":" in text:
         raise UserError(f"{text!r}: none is the network without attention and has no options")
+    given = parse_assignments(text.removeprefix(name).split(":")[1:], text)
+    resolve_options(name, given)
+    return canonical(name), given
+
+
+def parse_assignments(assignments: Iterable[str], text: str) -> dict[str, Any]:
+    """Parse options ``name=value``; ``text`` is quoted in the message. A value that is no Python literal is a string.
+
+    Raises:
+        UserError: an option lacks its ``=``.
+    """
     given: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -336,5 +342,4 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
             given[key.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):
             given[key.strip()] = value.strip()
-    resolve_options(name, given)
-    return canonical(name), given
+    return given

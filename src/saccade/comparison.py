@@ -65,22 +65,21 @@ def compare(
     """Train a network with and without attention, with several seeds, and judge whether each mechanism helps.
 
     Writes ``report.html``, ``table.md``, ``table.tex`` and ``results.json`` next to the run folders. Calling it again
-    resumes the study and skips finished runs. The runs are separate processes; the calling script needs no
-    ``if __name__ == "__main__"`` guard.
+    resumes the study: it skips finished runs and repeats failed ones. The runs are separate processes; the calling
+    script needs no ``if __name__ == "__main__"`` guard.
 
     Args:
         data: folder of images, or ``digits`` for the built-in ones. Default: the recipe's, else ``digits``.
-        model: host: the name of a timm model, a function or class that builds a network (or its name,
-            ``package.module:function``), or a dictionary of the recipe's section ``model``. See
+        model: host: a timm model's name, a function or class that builds a network (or its name,
+            ``package.module:function``), or a dictionary of the recipe's section ``model``; see
             ``docs/your-network.md``.
         attention: mechanisms, as a list ``["se", "das:alpha=0.1", "cbam:where=block"]`` or text with commas. ``none``
             is always included. Default: the recipe's mechanism, else none, se, cbam and das.
         seeds: number of seeds, or the seeds themselves. Default: 3 for digits, 5 for other images.
-        controls: controls to train too: ``extra``, ``noise`` and ``shuffled`` for every mechanism, ``noise:das`` for
-            das only.
+        controls: ``extra``, ``noise`` and ``shuffled`` for every mechanism, ``noise:das`` for das only.
         arms: additional arms, which may change any key of the recipe: ``{"wide": {"model": "resnet50", "attention":
             "se"}}``, or the text of ``--arm``.
-        recipe: recipe, path of a recipe file, or name of a built-in recipe. Default: the one that suits data and host.
+        recipe: recipe, its file, or name of a built-in one. Default: the one that suits data and host.
         task: name of the task. Default: the one that fits the labels.
         pretrained: start from the host's pretrained weights.
         checkpoint: safetensors file of weights to start from.
@@ -91,7 +90,7 @@ def compare(
             0.03, 0.1]}``, or the text of ``--tune``; ``"lr"`` tries 1/3, 1 and 3 times the recipe's value.
         tune_seeds: number of tuning seeds per seed of the study; every arm tries every value with each.
         out: folder of the study. Default: ``runs/<data>``, with a number if that folder holds another study.
-        slots: number of parallel runs. Default: as many as cores or accelerators allow.
+        slots: number of parallel runs. Default: what cores or accelerators allow.
         engine: ``local`` for processes on this machine, or ``ray``.
         address: address of the Ray cluster, or ``auto``. Default: RAY_ADDRESS, else a new cluster.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
@@ -101,8 +100,7 @@ def compare(
             terminal or the notebook.
 
     Returns:
-        the results, displayed by notebooks. Their attribute ``runs`` includes failed runs with reasons; calling
-        ``compare`` again repeats the failed runs.
+        the results, displayed by notebooks. Their attribute ``runs`` includes failed runs with reasons.
 
     Raises:
         UserError: an argument is invalid (then nothing is written), or a tuning run failed.
@@ -138,11 +136,7 @@ def compare(
 
 
 def _tune(tuning: Tuning, slots: int | None, device: str, notify: Notify, **execution: Any) -> Study:
-    """Do the unfinished tuning runs, and return the study with the values chosen for each arm.
-
-    Raises:
-        UserError: ``execute`` raised, or a tuning run failed.
-    """
+    """Do the unfinished tuning runs, and return the study with the values chosen; raise UserError if a run failed."""
     outcomes = execute(tuning.tuning_study, slots, device, notify, **execution)
     if failed := [outcome for outcome in outcomes if outcome.status == "failed"]:
         run = failed[0].run
@@ -200,12 +194,7 @@ def forecast(
 class _Design:
     """Validated arguments of ``compare``, checked without opening images or importing torch.
 
-    Attributes:
-        study: study with its folder, before tuning.
-        tuning: tuning runs to do before the study, or None.
-        slots: number of parallel runs; None means one per accelerator.
-        events: events that describe the study and its tuning.
-        trust: names that the study's saved networks may import.
+    ``study`` is as before ``tuning``; without ``slots``, each accelerator has one run.
     """
 
     study: Study
@@ -285,7 +274,7 @@ def _design(
 
 
 def _tune_arguments(tune: str | Iterable[str] | Mapping[str, Iterable[Any]]) -> list[str]:
-    """Return ``tune`` as arguments of the option ``--tune``."""
+    """Return ``tune`` as arguments of ``--tune``."""
     if isinstance(tune, Mapping):
         return [f"{key}={','.join(map(repr, values))}" for key, values in tune.items()]
     return [tune] if isinstance(tune, str) else list(tune)
@@ -297,11 +286,7 @@ def _as_list(names: str | Iterable[str]) -> list[str]:
 
 
 def _parse_seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
-    """Parse seeds from a count, a list or text.
-
-    Raises:
-        UserError: as :func:`saccade.study.plan.parse_seeds`.
-    """
+    """Parse seeds from a count, a list or text, as :func:`saccade.study.plan.parse_seeds`."""
     if isinstance(seeds, int | str | Integral):
         return parse_seeds(str(seeds))
     return parse_seeds("".join(f"{seed}," for seed in seeds))
@@ -310,9 +295,7 @@ def _parse_seeds(seeds: int | str | Iterable[int]) -> tuple[int, ...]:
 def _find_folder(
     study: Study, grid: Sequence[TunedSettings], tune_seeds: int, out: str | Path | None
 ) -> tuple[Study, Tuning | None]:
-    """Return the study and its tuning in ``out``, or in the first of ``runs/<data>``, ``runs/<data>-2``, … that fits.
-
-    A folder fits if it is free or holds this study.
+    """Return the study and its tuning in ``out``, else in the first ``runs/<data>-N`` that is free or holds this study.
 
     Raises:
         UserError: ``out`` holds another study or cannot be written, or the tuned values do not suit the arms.

@@ -142,11 +142,7 @@ def _load(name: str | Path) -> Recipe:
 
 
 def _check_names(recipe: Recipe, file: str, replaced: Collection[str], trust: Trust) -> None:
-    """Raise unless a recipe file may name its host and mechanism; skip keys in ``replaced``.
-
-    Raises:
-        UserError: a name is neither Saccade's, nor a library's, nor trusted.
-    """
+    """Raise UserError unless a recipe file's host and mechanism are Saccade's, a library's, trusted or ``replaced``."""
     if "model.name" not in replaced and builders.is_builder(recipe.model.name):
         from saccade.saving.hosts import check_host_name  # imports torch
 

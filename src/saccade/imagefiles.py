@@ -74,11 +74,9 @@ class UnreadableError(Exception):
 def open_image(path: Path) -> Iterator[ImageFile]:
     """Open the image at ``path`` and read its header; its pixels can be decoded inside the ``with`` block.
 
-    Pillow's warning on large images is not raised; ``MAX_PIXELS`` is enforced instead.
-
     Raises:
         UnreadableError: the file is not an image, is broken or has more than ``MAX_PIXELS`` pixels. Errors of the
-            ``with`` block are converted too, because broken files cause Pillow to raise errors of any type.
+            ``with`` block, of any type in broken files, are converted too.
         UserError: the machine has no memory or file handles left.
     """
     try:
@@ -119,7 +117,7 @@ def expand_home(source: str) -> Path:
     """Return ``source`` as a path with ``~`` expanded.
 
     Raises:
-        UserError: the home folder does not exist, or the name is not valid UTF-8 and so cannot be written to a recipe.
+        UserError: there is no home folder, or the name is not valid UTF-8, which a recipe needs.
     """
     if not is_unicode(source):
         raise UserError(f"the name {brief(source)} is not valid UTF-8, as recipes must be; rename the folder")
@@ -135,7 +133,7 @@ def resolve_inside(root: Path, text: str, owner: str) -> Path:
     Args:
         root: folder that must contain the path.
         text: relative path, separated by ``/`` or ``\``.
-        owner: file that holds the path, for the message.
+        owner: file that names it, for the message.
 
     Raises:
         UserError: ``text`` is absolute, contains ``..``, or leads out of ``root`` through a link.
@@ -245,11 +243,7 @@ def is_image(path: Path) -> bool:
 
 
 def raise_unreadable_folder(error: OSError) -> NoReturn:
-    """Raise UserError for a folder that cannot be read.
-
-    Raises:
-        UserError: always.
-    """
+    """Raise UserError for a folder that cannot be read."""
     raise UserError(f"cannot read {brief(error.filename)}: {error.strerror}") from None
 
 

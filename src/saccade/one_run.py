@@ -95,11 +95,9 @@ def train(
     Calling it again resumes an interrupted run, or returns the result of a finished one.
 
     Args:
-        recipe: recipe, path of a recipe file, or name of a built-in recipe. Default: the one that suits data and host.
+        recipe: recipe, its file, or name of a built-in one. Default: the one that suits data and host.
         data: folder of images, or ``digits`` for the built-in ones. Default: the recipe's, else ``digits``.
-        model: host: the name of a timm model, a function or class that builds a network (or its name,
-            ``package.module:function``), or a dictionary of the recipe's section ``model``. See
-            ``docs/your-network.md``.
+        model: host, as for ``compare``; see ``docs/your-network.md``.
         attention: mechanism to plug: ``none``, ``das``, ``das:alpha=0.1``, ``my.module:Class``.
         seed: seed of the run.
         task: name of the task. Default: the one that fits the labels.
@@ -111,8 +109,7 @@ def train(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         trust: names, such as ``my.module:Class``, that a recipe file or a teacher's folder may import; see
             ``saccade.load``.
-        notify: callback that receives progress events; see :mod:`saccade.events`. Default: a display on stderr, in the
-            terminal or the notebook.
+        notify: as for ``compare``.
 
     Raises:
         UserError: an argument is invalid; then nothing is written.

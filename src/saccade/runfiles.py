@@ -197,11 +197,7 @@ def _parse_text(path: Path, schema: type[BaseModel], parse: Callable[[str], Any]
 
 
 def _validate(path: Path, schema: type[BaseModel], values: Any, prefix: str) -> Any:
-    """Return ``values`` if they fit ``schema``; ``prefix`` begins the message.
-
-    Raises:
-        UserError: a key is missing or has a wrong value.
-    """
+    """Return ``values`` if they fit ``schema``, else raise UserError; ``prefix`` begins the message."""
     if fault := _value_fault(values):
         raise _damage_error(path, schema, prefix + fault)
     try:

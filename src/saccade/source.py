@@ -16,8 +16,8 @@ from typing import Any
 from saccade.errors import UserError, did_you_mean
 
 __all__ = [
-    "all_names", "canonical", "definition", "function_body", "mechanisms", "module_docstring", "module_name",
-    "spec_literal",
+    "all_names", "canonical", "definition", "function_body", "is_function", "mechanisms", "module_docstring",
+    "module_name", "spec_literal",
 ]  # fmt: skip
 
 _FOLDER = Path(__file__).with_name("attention")
@@ -73,11 +73,7 @@ def canonical(name: str) -> str:
 
 @cache
 def _parsed_module(name: str) -> ast.Module:
-    """Return the syntax tree of the file that defines ``name``.
-
-    Raises:
-        UserError: the mechanism or module does not exist, or is not valid Python.
-    """
+    """Return the syntax tree of the file that defines ``name``; raise UserError without valid Python."""
     module = module_name(name)
     if ":" not in canonical(name):
         return ast.parse((_FOLDER / f"{module.rpartition('.')[2]}.py").read_text(encoding="utf-8"))
@@ -142,6 +138,11 @@ def definition(name: str) -> ast.ClassDef | ast.FunctionDef:
             return node
     hint = did_you_mean(target, [node.name for node in definitions if node.name[0] != "_"])
     raise UserError(f"{name}: the module defines no class and no function {target!r}.{hint}")
+
+
+def is_function(name: str) -> bool:
+    """Return True if ``name`` refers to a function, not to a class; raise as :func:`definition` does."""
+    return isinstance(definition(name), ast.FunctionDef)
 
 
 def spec_literal(name: str) -> Any:

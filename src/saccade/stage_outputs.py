@@ -20,7 +20,7 @@ __all__ = ["PreviousStage", "StageOutputs"]
 class _OpenCall:
     """Vectors written during one call of the host.
 
-    The object wraps the dict, because ``torch.compile`` would treat tensors of a dict as graph inputs.
+    Wrapped, because ``torch.compile`` would treat tensors of a dict as graph inputs.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class _OpenCall:
 class StageOutputs:
     """Store of the vectors (B, C) of one call of the host, keyed by site, separate for each thread. Copies start empty.
 
-    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. A host
-    that calls itself is not supported: reads in its outer call raise UserError.
+    A new call replaces an open one, because after Ctrl-C torch runs no hook that would close it. In a host that calls
+    itself, reads in the outer call raise UserError.
     """
 
     def __init__(self) -> None:

@@ -64,8 +64,7 @@ def refusal_error(noun: str, name: str, owner: str) -> UserError:
 def check_mechanism(name: str, options: Mapping[str, Any], owner: str, trust: Trust) -> None:
     """Raise UserError unless the file ``owner`` may name this mechanism, and those nested in its option ``mechanism``.
 
-    Raises:
-        UserError: a name is neither in the catalogue, nor a control, nor trusted.
+    A name must be in the catalogue, a control or trusted.
     """
     for mechanism in _nested_mechanisms(name, options, owner):
         short_names = catalog.all_names()
@@ -95,9 +94,7 @@ def _nested_mechanisms(name: str, options: Mapping[str, Any], owner: str) -> Ite
 def check_options(options: Mapping[str, Any], owner: str, largest: int) -> None:
     """Raise UserError unless the options of a host, in the file ``owner``, are safe.
 
-    Raises:
-        UserError: an option loads weights or a file, a value contains an address or path, or a number exceeds
-            ``largest``.
+    None may load weights or a file, hold an address or path, or a number above ``largest``.
     """
     check_numbers(options, owner, largest)
     fetching_option = find_fetching_option(options, owner)
@@ -125,11 +122,7 @@ def find_fetching_option(options: Mapping[str, Any], owner: str) -> str | None:
 
 
 def check_numbers(options: Mapping[str, Any], owner: str, largest: int) -> None:
-    """Raise UserError unless every number in ``options``, possibly nested, is between ``-largest`` and ``largest``.
-
-    Raises:
-        UserError: a number is out of range or not finite.
-    """
+    """Raise UserError unless each number in ``options``, however nested, is at most ``largest`` in absolute value."""
     for key, value in _nested_values(options, owner):
         if isinstance(value, (int, float)) and not -largest <= value <= largest:
             raise UserError(

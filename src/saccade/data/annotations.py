@@ -5,9 +5,9 @@ Objects without area and exact duplicates are left out; boxes that extend beyond
 has a table.
 
 Coordinates are pixels of the upright image from its top-left corner: a box around all W×H pixels is (0, 0, W, H). If a
-file gives the size of the stored pixels and an EXIF orientation swaps width and height, its boxes are rotated too; in a
-square image, after half a turn, and in YOLO they count as upright. The first VOC sets count pixels from 1, so their
-boxes lie up to a pixel to the right and below.
+file gives the stored size and an EXIF orientation swaps width and height, its boxes are rotated too; in a square image,
+after half a turn, and in YOLO they count as upright. The first VOC sets count pixels from 1, so their boxes lie up to a
+pixel to the right and below.
 """
 
 from __future__ import annotations

@@ -75,10 +75,10 @@ class Columns:
         labels: one column of text, or several 0/1 columns.
         form: ``label``: one label per row; ``delimited``: several in one cell; ``flags``: 0/1 columns.
         delimiter: separator of the labels in a cell; empty unless ``delimited``.
-        split: column of the splits, or None.
-        group: column of the groups, or None.
-        by: column that scores are divided by, or None.
-        notes: sentences on columns that were chosen or left out by their values.
+        split: column of the splits, if any.
+        group: column of the groups, if any.
+        by: column that scores are divided by, if any.
+        notes: sentences on columns chosen or left out by their values.
     """
 
     image: str
@@ -186,7 +186,7 @@ def _find_split(table: TableFile, image: str, options: Mapping[str, Any]) -> str
     """Return the column of the split: set by the option, or found by name or values.
 
     Raises:
-        UnclearError: several columns hold names of splits, or a 0/1 column is called as a split.
+        UnclearError: several columns name splits, or a 0/1 column is called as a split.
     """
     split = _optional_column(table, options, "split", _SPLIT_NAMES, {image})
     if split is not None or options.get("split") is False:
@@ -223,7 +223,7 @@ def _find_labels(table: TableFile, unassigned: Sequence[str]) -> tuple[tuple[str
     """Return the columns of labels, and those left out for their values.
 
     Raises:
-        UserError: no column, or more than one choice of columns, may be the labels.
+        UserError: the choice of columns is not unique.
     """
     unassigned = [name for name in unassigned if not _is_split_flag(table, name)]
     label = next((name for known_name in _LABEL_NAMES for name in unassigned if _normalise(name) == known_name), None)
@@ -318,8 +318,8 @@ def _is_binary(values: Sequence[str]) -> bool:
 def _find_delimiter(table: TableFile, column: str) -> str:
     """Return the separator of the labels in a cell; empty if each cell is one label.
 
-    A comma or a space, which a label may contain, counts only if the column's name is a plural and splitting leaves
-    fewer distinct values, as in "cat dog", "dog", "cat".
+    A comma or space counts only if the column's name is a plural and splitting leaves fewer distinct values, as in
+    "cat dog", "dog", "cat".
     """
     values = {row.text(column) for row in table.rows}
     if any(not isinstance(row.cells[column], str) for row in table.rows):

@@ -5,8 +5,8 @@ arXiv:1506.02025, with the 1797 digits of 8×8 pixels in scikit-learn (Alpaydin 
 Handwritten Digits", UCI, 1998). A scene holds
 
 * the **target**, a digit 0.5 to 0.7 of the scene's shorter side high; its class is the label;
-* **distractors**, digits at most 0.7 of the target's size and brightness that overlap no other digit, so that the label
-  is the class of the largest and brightest digit (one that finds no room in 16 tries is left out);
+* **distractors**, digits at most 0.7 of the target's size and brightness that overlap no other digit (one that finds no
+  room in 16 tries is left out);
 * **clutter**, square patches of other digits at the target's scale.
 
 Overlapping ink is merged by the maximum, so nothing hides the target. Training and test scenes use disjoint source
@@ -63,7 +63,7 @@ class Scene:
     """One scene with its n digits, the target first.
 
     Attributes:
-        image: image, uint8 (1, H, W).
+        image: uint8 (1, H, W).
         label: class of the target, 0 to 9.
         boxes: tight boxes around the masks, float32 (n, 4), x1 y1 x2 y2 in pixels.
         box_labels: class of each digit, int64 (n,).

@@ -19,7 +19,7 @@ class Duplicates:
     """Pairs of byte-identical files among the images to train and test on.
 
     Attributes:
-        leaked: (training image, test image) pairs, one per test image that is also a training image.
+        leaked: (training image, test image) pairs, one per test image of this kind.
         conflicting: (first file, other file) pairs whose labels differ, one per other file.
         n_test: number of test images.
         are_vectors: True if images have several labels, False if one class.

@@ -4,8 +4,8 @@ There is one cache file per list of image files and :class:`Frame`: raw pixels, 
 checksums, and a trailer. Checksums are verified on every read; a corrupt file is written again. Image files count as
 unchanged while path, size, mtime and ctime are the same.
 
-The environment variable ``SACCADE_CACHE`` sets another folder; ``off`` disables the cache. The least recently used
-files are removed above ``MAX_CACHE_BYTES``, or half of the free space if that is less.
+The environment variable ``SACCADE_CACHE`` sets another folder; ``off`` disables the cache. Above ``MAX_CACHE_BYTES``,
+or half of the free space if less, the least recently used files are removed.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ class ImageTable(NamedTuple):
     """Table of labelled images.
 
     Attributes:
-        split: ``train``, ``test`` or ``val``, for all rows; a split column overrides it.
-        split_name: name of ``split`` in the source, for messages; empty if there are no splits.
+        split: ``train``, ``test`` or ``val`` of rows without a split column.
+        split_name: its name in the source, if any, for messages.
         records: file of the table, with its rows.
         columns: names of the columns.
         folder: folder in which images are looked up first.

@@ -61,9 +61,8 @@ class Masks(TargetSource):
         root: folder that paths in messages are relative to.
         notify: receives progress events.
         options: ``data.options``. ``void``: names of the classes that become ``VOID``, separated by commas, or 255;
-            False: no class; by default, names such as void. ``palette``: False to ignore palette colours.
-            ``upright_masks``: True if masks fit the upright image. ``threshold``: grey level above which a pixel is
-            foreground.
+            False: none; default: names such as void. ``palette``: False ignores palette colours. ``upright_masks``:
+            True if masks fit the upright image. ``threshold``: grey level above which a pixel is foreground.
 
     Raises:
         UserError: there are more than 255 class names, ``void`` names an unknown class, the values are grey levels, 255

@@ -16,8 +16,8 @@ def normalisation(spec: Data, channels: int, measure: Callable[[], _Statistics])
 
     Args:
         spec: ``data`` section of a recipe, whose ``mean`` and ``std`` take precedence.
-        channels: 1 or 3; for one channel, three values in ``spec`` are averaged.
-        measure: returns mean and std of the training images; not called if ``spec`` has both.
+        channels: 1 or 3; for 1, three values in ``spec`` are averaged.
+        measure: returns mean and std of the training images, if ``spec`` lacks one.
     """
     if spec.mean is not None and spec.std is not None:
         return _per_channel(spec.mean, channels), _per_channel(spec.std, channels)

@@ -42,10 +42,10 @@ class ReadResult(NamedTuple):
     """Result of reading one image file.
 
     Attributes:
-        pixels: uint8 (3, H, W); None for a broken file.
-        size: (width, height) of the upright image in the file; None for a broken file.
-        content: byte count and CRC-32 of the file; None for a broken file.
-        problem: error message, which is a predicate of the file; empty for a readable file.
+        pixels: uint8 (3, H, W).
+        size: (width, height) of the upright image in the file.
+        content: byte count and CRC-32 of the file.
+        problem: error message, a predicate of the file; if not empty, the other values are None.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -59,9 +59,9 @@ def read_image(path: Path, frame: Frame, full_resolution: bool = False) -> ReadR
 
     Args:
         path: path of the file.
-        frame: frame that the image is fitted to.
-        full_resolution: True to decode at full size. Otherwise large JPEGs are decoded at 1/2, 1/4 or 1/8, which can
-            shift them against their masks by a fraction of a pixel.
+        frame: size and way of resizing.
+        full_resolution: False decodes large JPEGs at 1/2, 1/4 or 1/8, which can shift them against their masks by a
+            fraction of a pixel.
 
     Raises:
         UserError: reading failed for a reason other than the file, such as a lack of memory.
@@ -287,7 +287,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: transparency is dropped, 16-bit grey keeps its upper byte.
 
     Raises:
-        ValueError: the pixels are floating-point or 32-bit numbers, whose value range is unknown.
+        ValueError: pixels are floating-point or 32-bit numbers, of unknown range.
     """
     if image.mode.startswith("I"):
         values = np.asarray(image)

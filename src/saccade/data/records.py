@@ -74,8 +74,8 @@ class TableFile:
 def read_csv(path: Path, file_name: str, min_columns: int = 2) -> TableFile:
     """Read a CSV file, quoted as in RFC 4180.
 
-    The delimiter is the comma, semicolon or tab that splits the header into the most columns. Recent tables
-    stay in memory while their files are unchanged, because one command reads a table several times.
+    The delimiter is the comma, semicolon or tab that splits the header into the most columns. Recent tables stay in
+    memory while their files are unchanged.
 
     Raises:
         UserError: the file cannot be read, is not UTF-8, or has no rows or fewer than ``min_columns`` named columns.

@@ -80,13 +80,13 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
     numbers that depend only on the key.
 
     Args:
-        images: images, uint8 (C, H, W).
+        images: uint8 (C, H, W).
         targets: one target per image.
         mean: mean of each channel, for pixels in [0, 1].
         std: standard deviation of each channel.
         augmentations: names of augmentations, in order.
-        groups: group of each image (patient, scene); None without groups.
-        by: column that scores are divided by, or None.
+        groups: group of each image (patient, scene), if any.
+        by: column that scores are divided by, if any.
     """
 
     def __init__(
@@ -153,13 +153,13 @@ class Splits:
         test: test images, never augmented.
         val: validation images, on which a training phase may choose its best epoch, or None.
         target: kind of the targets, see ``Target``.
-        classes: class names; labels are indices into this list.
+        classes: class names, in the order of the labels.
         channels: number of image channels, 1 or 3.
         size: (H, W) of the images in pixels.
         mean: mean of each channel, for pixels in [0, 1].
         std: standard deviation of each channel.
         description: one sentence for a report.
-        fingerprint: hash of the training and test files, their names, classes and splits; ``val`` is not included.
+        fingerprint: hash of the training and test files, their names, classes and splits, without ``val``.
         left_out: Maps split and class to the number of unusable files.
         cautions: warnings on images that bias the score, such as test images in the training set.
     """

@@ -35,7 +35,7 @@ class Cell:
     """One image of a sheet.
 
     Attributes:
-        image: image, uint8 (C, H, W).
+        image: uint8 (C, H, W).
         caption: text below the image.
         boxes: (x1, y1, x2, y2, label) in pixels of each box; an empty label is not drawn. Without ``tints`` the first
             box is highlighted.

@@ -85,11 +85,11 @@ class Survey:
         problems: faults for which the folder is refused.
         masks: Maps image to mask file.
         definition_files: files that define splits, labels or class names.
-        unused: clauses on splits that are not used.
-        missing: Maps a listed but missing path to a message, which is a predicate of the path.
-        groups: Maps every image to its group (patient, scene); empty without groups.
+        unused: clauses on unused splits.
+        missing: Maps a listed but missing path to a message, a predicate of the path.
+        groups: Maps every image to its group (patient, scene), if any.
         options: ``data.options`` of the recipe.
-        by: column that scores are divided by, and its value for each image; None without one.
+        by: column that scores are divided by, and its value for each image, if any.
     """
 
     root: Path

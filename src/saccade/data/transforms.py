@@ -172,7 +172,7 @@ def augment(image: Tensor, target: Any, names: Sequence[str], key: Key, mean: Se
 
     Args:
         image: float (C, H, W) in [0, 1].
-        target: masks, objects and fixations are transformed with the image; other targets are left unchanged.
+        target: masks, objects and fixations are transformed with the image, others left unchanged.
         names: names of augmentations.
         key: key of the random numbers.
         mean: mean colour of the data (C,), the fill colour.

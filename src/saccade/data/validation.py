@@ -78,8 +78,8 @@ def _labels(splits: Splits) -> list[int]:
 def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data) -> set[int]:
     """Choose the indices of a fraction ``spec.val_part`` of the images, stratified by label, in whole ``groups``.
 
-    In random order, each group is held back if its removal brings the label counts nearer to their goals and leaves
-    every label a training image.
+    In random order, a group is held back if that brings the label counts nearer to their goals and leaves every label a
+    training image.
     """
     n_train = Counter(labels)
     n_to_hold_back = {label: min(max(1.0, spec.val_part * n), n - 1.0) for label, n in n_train.items()}

@@ -14,7 +14,7 @@ __all__ = ["ImageView"]
 class ImageView:
     """Sequence of images selected from a tensor, with padding in a given colour.
 
-    Images are copied on access only, because the tensor may be memory-mapped.
+    Images of a perhaps memory-mapped tensor are copied on access only.
 
     Args:
         pixels: uint8 (N, 3, H, W).

@@ -3,11 +3,11 @@
 Formats: ``onnx``, ``torch`` (a program of ``torch.export``, ``.pt2``) and ``safetensors`` (weights and a
 ``config.json`` for ``saccade.load``). In ``onnx`` and ``torch`` files, plugs become plain operators.
 
-The runtime of the format (onnxruntime, ``torch.export.load``, ``saccade.load``) reads the file from disk. Its outputs
-must agree with the network's within LIMIT, at several image and batch sizes if these are dynamic.
+The outputs of the format's runtime (onnxruntime, ``torch.export.load``, ``saccade.load``) must agree with the network's
+within LIMIT, at several image and batch sizes if these are dynamic.
 
-A ``.pt2`` written here contains no pickle. Do not load ``.pt2`` files from untrusted sources: ``torch.export.load``
-may unpickle them.
+A ``.pt2`` written here contains no pickle, but do not load others from untrusted sources: ``torch.export.load`` may
+unpickle them.
 """
 
 from saccade.exporting.differences import LIMIT

@@ -19,9 +19,7 @@ RESERVED = ("host", "plugs", "replacements", "input", "classes", "smallest", "mu
 def check_arguments(model: Any, host: Any, classes: Any, metadata: Mapping[str, Any]) -> None:
     """Raise UserError unless the arguments of ``export`` are valid.
 
-    Raises:
-        UserError: an argument has the wrong type, a key of ``metadata`` is reserved, or the network is wrapped in
-            DataParallel or on the meta device.
+    They must have the right types, ``metadata`` no reserved key, and the network no DataParallel or meta device.
     """
     check_network(model, "the model")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):

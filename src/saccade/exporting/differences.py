@@ -50,7 +50,7 @@ def difference(expected: Sequence[Tensor], outputs: Sequence[Tensor], message_pr
 def _relative_difference(expected: Tensor, output: Tensor, axis: int) -> float:
     """Return the largest quotient of a difference and the largest absolute value at its index of ``axis``.
 
-    Scaled per index, so that large box coordinates do not hide errors in probabilities.
+    So large box coordinates do not hide errors in probabilities.
     """
     shape = (1, -1) if expected.ndim < 2 else (expected.shape[axis], -1)
     a, b = (tensor.movedim(axis, 0).reshape(shape) if tensor.ndim > 1 else tensor.reshape(shape)

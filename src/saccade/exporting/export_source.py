@@ -189,7 +189,7 @@ class ExportSource:
         """Set ``guard_violating_sizes``, and the metadata ``multiple`` if the sides must be multiples of a number.
 
         Raises:
-            UserError: the program has an upper bound for an axis.
+            UserError: an axis has an upper bound.
         """
         for axis, upper in upper_bounds(program).items():
             advice = "batch size, dynamic='none'" if axis == 0 else "size, dynamic='batch'"
@@ -282,10 +282,7 @@ class ExportSource:
         return Comparison(shape=tuple(images.shape), difference=largest)
 
     def _tracing_example(self) -> Tensor:
-        """Return the batch for tracing, enlarged if the native size might give maps of 1×1.
-
-        The size of such maps would be traced as constant.
-        """
+        """Return the batch for tracing, enlarged if the native size might give maps of 1×1, traced as constant."""
         height, width = self.native_size
         factor = -(-_MIN_TRACING_SIDE // min(height, width))
         if self.dynamic != "all" or factor == 1:
@@ -375,11 +372,7 @@ def _smallest_program_size(program: torch.export.ExportedProgram) -> tuple[int, 
 
 
 def _copy_for_export(model: nn.Module) -> nn.Module:
-    """Return a copy in float32, in eval mode, on the CPU.
-
-    Raises:
-        UserError: the network cannot be copied.
-    """
+    """Return a copy in float32, in eval mode, on the CPU, else raise UserError."""
     try:
         return copy.deepcopy(model).to("cpu", torch.float32).eval()
     except Exception as error:  # a network may contain anything

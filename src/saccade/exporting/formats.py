@@ -112,7 +112,7 @@ def _write_torch(source: ExportSource, file: Path, notify: Notify) -> tuple[Comp
 def _without_example_inputs(program: torch.export.ExportedProgram) -> Iterator[None]:
     """Remove the program's example inputs, which would be pickled, for the duration of the block.
 
-    A program saved without them does not check input shapes; nor do ONNX files.
+    Without them a saved program, like ONNX files, does not check input shapes.
     """
     example_inputs = program.example_inputs
     program.example_inputs = None
@@ -174,8 +174,7 @@ def _compare(
     """Compare file and network on each batch.
 
     Raises:
-        UserError: the outputs differ, or the file fails. The message contains the guard of ``program`` that the batch
-            violates.
+        UserError: the outputs differ, or the file fails; with the guard of ``program`` that the batch violates.
     """
     comparisons = []
     for images in batches:
@@ -198,11 +197,7 @@ def _violated_guard(program: torch.export.ExportedProgram | None, images: Tensor
 
 
 def _import_installed(*names: str) -> list[Any]:
-    """Import the modules ``names``, which the extra ``onnx`` installs.
-
-    Raises:
-        UserError: a module is not installed.
-    """
+    """Import the modules ``names`` of the extra ``onnx``, else raise UserError."""
     try:
         return [import_module(name) for name in names]
     except ModuleNotFoundError as error:

@@ -115,7 +115,7 @@ def no_skip_reason(structure: Structure) -> str:
 def _encoder_end(structure: Structure) -> str | None:
     """Return the module of the coarsest map: the coarsest stage, or a coarser map behind an encoder without units.
 
-    The latter is a pooled map, which ends no stage.
+    The latter is pooled and ends no stage.
     """
     stage = min(structure.stages, key=lambda path: _area(structure.value(path)), default=None)
     if stage is None or structure.stage_units or not structure.units:

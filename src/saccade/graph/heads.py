@@ -231,7 +231,7 @@ class Heads:
     def _is_backbone(self, call: ModuleCall) -> bool:
         """Return True if units outside ``call`` share a class with units inside, or the result holds maps from inside.
 
-        A single layer is a backbone if it does not reduce the number of channels and is not a final convolution.
+        A single layer qualifies if it keeps the number of channels and is not a final convolution.
         """
         if call.single_output in self.final_conv_maps:
             return False

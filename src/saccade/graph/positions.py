@@ -46,9 +46,9 @@ class ChosenSites:
 def select(inspection: Inspection, where: str | Sequence[str], spec: Spec) -> ChosenSites:
     """Return the sites that ``where`` selects.
 
-    If the host lacks the paper's position for its family, use the default one; if it lacks that, residual, block, then
-    stage. If the position's suffix or stage restriction matches no site, drop it; of ``decoder`` take the coarsest
-    map. The log and the returned position name the fallback.
+    Without the paper's position for the host's family, use the default one, else residual, block, then stage. If the
+    position's suffix or stage restriction matches no site, drop it; of ``decoder`` take the coarsest map. The log and
+    the returned position name the fallback.
 
     Args:
         inspection: the inspected host.
@@ -221,9 +221,8 @@ def _on_levels(inspection: Inspection, sites: list[Site], index: str, where: str
 def _sites_in_half(inspection: Inspection, position: str, half: str, spec: Spec) -> tuple[list[Site], str]:
     """Return the sites of ``position`` before or after the encoder's end, and the position.
 
-    In a decoder, ``block`` and ``conv3x3`` find the repeated units of the decoder, with or without a shortcut; without
-    units ``block`` finds the maps of ``decoder``. In an encoder without units, ``conv3x3`` finds every spatial
-    convolution.
+    In a decoder, ``block`` and ``conv3x3`` find its repeated units, with or without a shortcut; without units ``block``
+    finds the maps of ``decoder``. In an encoder without units, ``conv3x3`` finds every spatial convolution.
 
     Raises:
         UserError: there are none.

@@ -365,7 +365,7 @@ class Structure:
     def _way_up(self, ends: Sequence[str]) -> list[str]:
         """Return those of ``ends``, in order, that a decoder computes from the coarsest: coarser levels first.
 
-        Networks that exchange maps between parallel resolutions, such as HRNet, begin with the finest.
+        Networks such as HRNet, which exchange maps between parallel resolutions, begin with the finest.
         """
         levels = {path: self._level(path) for path in ends}
         coarsest = next((path for path in ends if levels[path] == max(levels.values())), None)

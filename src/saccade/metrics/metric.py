@@ -24,18 +24,18 @@ class Metric:
     Exactly one of ``values`` and ``score`` is set; with ``values``, the score is their mean.
 
     Attributes:
-        name: text such as "top-1".
-        unit: unit of the score, such as "%"; "" for a plain number.
+        name: such as "top-1".
+        unit: such as "%"; "" for a plain number.
         margin: default margin of equivalence in the unit.
         low: smallest possible score; None if unbounded.
         high: largest possible score; None if unbounded.
-        higher_is_better: True if a higher score is better.
+        higher_is_better: direction of the score.
         digits: number of decimals shown.
         values: function from rows to per-image values (N,), float64.
         score: function from rows to the score.
         score_without: function from rows and the unit of each image (N,), 0 to units − 1, to the scores (units,)
-            without each unit, float64; None to call ``score`` on the rest of every unit, which is slower.
-        by_class: function from rows to class scores (K,), float64, NaN without images; or None.
+            without each unit, float64; None to call ``score`` for each, which is slower.
+        by_class: function from rows to class scores (K,), float64, NaN without images.
     """
 
     name: str

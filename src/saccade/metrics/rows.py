@@ -3,8 +3,8 @@
 Rows are a dictionary of tensors whose first dimension is the N images, such as ``{"predicted": (N,), "label": (N,)}``.
 Values of varying number per image are concatenated under keys with a prefix, such as ``found/boxes``; image i has the
 entries offsets[i] to offsets[i + 1] − 1, with ``found/offsets`` (N + 1,).
-The optional key ``group`` (N,) is the group (patient, scene) of each image; the optional key ``by`` (N,) is its value
-of the column ``data.options.by``, as an index into ``by.values`` of ``done.json``, or -1 without a value.
+The optional key ``group`` (N,) is the group (patient, scene) of each image; the optional ``by`` (N,) is its value of
+``data.options.by``, as an index into ``by.values`` of ``done.json``, or -1 without one.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _NO_WEIGHTS = {"encoder_weights": None, "weights": None, "weights_backbone": Non
 
 
 def rebuild(host: HostConfig, trust: Trust = True) -> nn.Module:
-    """Return a new network as described by ``host``. The global random state is left unchanged.
+    """Return a new network as described by ``host``, leaving the global random state unchanged.
 
     Args:
         host: mapping with one of the keys ``timm``, ``torchvision``, ``call`` and ``passed``, and optionally
@@ -100,7 +100,7 @@ def _builder(host: HostConfig, trust: Trust, subject: str) -> Callable[..., Any]
     """Return the function that builds the host from its options.
 
     Raises:
-        UserError: there is no such function, or it is neither from a library nor trusted.
+        UserError: there is none, or it is neither from a library nor trusted.
     """
     keys = [key for key in HOST_KEYS if host.get(key) is not None]
     if len(keys) != 1:
@@ -149,10 +149,10 @@ def _torchvision_builder(name: str, subject: str) -> Callable[..., Any]:
 
 
 def _library_builder(name: str, subject: str) -> Callable[..., Any]:
-    """Return the network class or registered function ``name`` of a known library; never import another package.
+    """Return the network class or registered function ``name`` of a known library; import no other package.
 
     Raises:
-        UserError: ``name`` is not such a class or function.
+        UserError: there is none.
     """
     module, _, attribute = name.partition(":")
     library = _library_of(name)

@@ -34,8 +34,8 @@ def load(folder: str | Path, host: nn.Module | None = None, trust: Trust = False
 
     Args:
         folder: folder with ``model.safetensors`` and ``config.json``.
-        host: the network, needed if ``config.json`` does not describe the host. It is modified in place and returned;
-            plugs that it already has are kept.
+        host: the network, needed if ``config.json`` does not describe it. It is modified in place and returned, with
+            its plugs.
         trust: True allows all names; a list, such as ``["my.module:Class"]``, allows the names in it.
 
     Raises:

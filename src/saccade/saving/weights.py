@@ -126,9 +126,6 @@ def check_values(state: Mapping[str, Tensor], network: nn.Module, subject: str) 
 
     The families are floating (16 to 64 bit), integer, complex and bool. A value of a buffer may be infinite or NaN
     if the network's own value is not finite, as in an attention mask.
-
-    Raises:
-        UserError: a tensor is of another dtype family or not finite.
     """
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for key, expected in network.state_dict().items():

@@ -45,23 +45,22 @@ def save(
 ) -> dict[str, Any]:
     """Write ``model`` to ``folder``, which is created if needed; files of the same names are replaced.
 
-    If ``model`` is wrapped in DataParallel, DistributedDataParallel, ``torch.compile``, AveragedModel or timm's
-    ModelEma, the network inside is saved.
+    Wrappers are left out: DataParallel, DistributedDataParallel, ``torch.compile``, AveragedModel, timm's ModelEma.
 
     Args:
         model: a network, plugged or not.
         folder: destination folder.
         host: description of the network without plugs: ``{"timm": name, "options": {…}}``, ``{"torchvision": name,
             "options": {…}}`` or ``{"call": "package.module:function", "options": {…}}``, which ``load`` imports only
-            if it is trusted. If None, it is guessed from timm's metadata, else from the class; a guess is used if
-            it gives the same keys, shapes and, with these weights, outputs.
+            if it is trusted. None guesses from timm's metadata, else from the class; a guess must give the same keys,
+            shapes and, with these weights, outputs.
         input: size (C, H, W) of the network's input.
         classes: names of the classes.
         facts: further JSON-serialisable values, stored under ``facts``.
 
     Returns:
-        content of ``config.json``. If its ``host`` is None, the host could not be rebuilt: a warning is logged, and
-        ``load`` needs the argument ``host``.
+        content of ``config.json``. If the host could not be rebuilt, its ``host`` is None, a warning is logged, and
+        ``load`` needs ``host``.
 
     Raises:
         UserError: ``host`` builds a different network, a module of the network is wrapped, a value is not

@@ -47,8 +47,8 @@ Verdict = Literal["helps", "hurts", "equal", "not decided"]
 PRIOR_DF = 10
 """Weight of the pooled variance against that of the paired difference, in degrees of freedom.
 
-Fixed, because 3 to 45 arms of 3 to 5 seeds cannot estimate it, and an estimate costs a fifth of the power if all
-arms vary alike."""
+Fixed: 3 to 45 arms of 3 to 5 seeds cannot estimate it, and estimating costs a fifth of the power if all arms vary
+alike."""
 
 RELATIVE_TOLERANCE = 1e-11
 """Fraction of the largest score below which a difference or SD is rounding error and is set to zero."""
@@ -62,11 +62,11 @@ class Design:
         present: (A, S) bool, True for the N runs that have a score.
         contrasts: (A, N), maps the present scores to arm a minus arm 0.
         variance_factor: (A,), variance of each contrast at σ = 1; NaN if no runs connect the two arms.
-        residual_projector: (N, N), maps the present scores to their residuals.
-        seed_weights: (S, N), maps the present scores to centred seed effects.
+        residual_projector: (N, N), maps them to their residuals.
+        seed_weights: (S, N), maps them to centred seed effects.
         seed_variance_factor: mean variance of a seed effect at σ = 1; NaN if the seeds are not connected.
         df: residual degrees of freedom.
-        paired_df: (A,) int, number of seeds shared with arm 0, less one; at least 0.
+        paired_df: (A,) int, seeds shared with arm 0, less one; at least 0.
         difference_df: (A,), degrees of freedom of the moderated variance.
     """
 
@@ -128,7 +128,7 @@ class Fit:
     """Estimates and errors from least squares, in the unit of the scores.
 
     Attributes:
-        differences: (..., A), arm minus arm 0; NaN for a difference that cannot be estimated.
+        differences: (..., A), arm minus arm 0; NaN if it cannot be estimated.
         residuals: (..., N), in the order of ``np.nonzero(design.present)``.
         sigma: (...), pooled residual SD; NaN without degrees of freedom.
         moderated_sd: (..., A), moderated SD; ``sigma`` if an arm shares fewer than two seeds with arm 0.
@@ -172,7 +172,7 @@ def _zero_below(values: Floats, threshold: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Test results of M differences, arrays (..., M); NaN for a difference that is not tested."""
+    """Test results of M differences, arrays (..., M); NaN for those not tested."""
 
     low: Floats
     high: Floats
@@ -188,11 +188,10 @@ def compute_verdicts(
 
     Args:
         differences: (..., M), positive is better.
-        se: (..., M), standard errors; NaN for no test. If 0, the runs do not vary: a zero difference is "equal", any
-            other is not tested.
+        se: (..., M), standard errors; NaN for no test. With 0, a zero difference is "equal", any other not tested.
         df: degrees of freedom of ``se``, one number or (..., M); 0 for no test.
         family: (M,) bool, True for the differences that Holm corrects together.
-        margin: largest negligible difference, in the unit of the differences.
+        margin: largest negligible difference, in their unit.
         alpha: family-wise error rate; confidence intervals have level 1 - alpha, uncorrected.
     """
     in_family = np.asarray(family, dtype=bool)

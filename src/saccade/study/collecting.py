@@ -239,7 +239,7 @@ def _arm_result(
 def _check_images(study: Study, done_records: DoneRecords) -> None:
     """Raise UserError if runs with the same data settings used different images.
 
-    ``_rows`` compares the labels of arms with different data settings.
+    Between different settings, ``_rows`` compares labels.
     """
     fingerprints: dict[str, tuple[Run, str]] = {}
     for run in study.runs():

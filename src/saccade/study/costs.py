@@ -71,8 +71,8 @@ def read_costs(folder: Path) -> dict[str, ArmCost]:
 def measure_costs(folder: str | Path, remeasure: bool = False, trust: Trust = False) -> None:
     """Measure every arm that has a finished run and write ``costs.json``; call it after all runs have ended.
 
-    The arms take turns, so that other load affects all arms. If every arm has an entry, nothing is measured unless
-    ``remeasure``. ``trust`` is passed to ``saccade.load``.
+    The arms take turns, so that other load affects all. If every arm has an entry, only ``remeasure`` measures again.
+    ``trust`` is passed to ``saccade.load``.
 
     Raises:
         UserError: ``folder`` holds no study, or a saved network is damaged.

@@ -26,15 +26,14 @@ class Difference:
         low: lower end of the confidence interval at level 1 - alpha.
         high: upper end.
         se: standard error.
-        se_images: part of ``se`` from the test images; 0 if they are unknown.
-        se_from: source of the larger part of ``se``, "seeds" or "images".
+        se_images: part of ``se`` from the test images; 0 if unknown.
+        se_from: source of its larger part, "seeds" or "images".
         df: Satterthwaite degrees of freedom.
         p: uncorrected two-sided p.
         p_holm: Holm's p over the mechanisms; ``p`` for a control.
         verdict: ``helps``, ``hurts``, ``equal`` or ``not decided``; None if the baseline has not learnt the task.
         detectable: true difference that is found with probability 0.8.
-        seeds_needed: for ``not decided``, seeds that decide with probability 0.8; None above 100 or for another
-            verdict.
+        seeds_needed: for ``not decided``, seeds that decide with probability 0.8, up to 100; else None.
         images_needed: for ``not decided``, True if no number of seeds decides with these test images.
         raw: paired differences, one per shared seed.
         seeds: number of shared seeds.
@@ -45,7 +44,7 @@ class Difference:
         unit: unit of the differences.
         digits: minimum number of decimals shown.
         higher_is_better: direction of the scores.
-        reason: reason for a missing confidence interval; None if there is an interval.
+        reason: that of a missing confidence interval.
     """
 
     name: str
@@ -157,13 +156,13 @@ class ConfidenceInterval:
 
 @dataclass(frozen=True)
 class ArmScores:
-    """Scores of one arm, in the metric's unit.
+    """Scores of one arm, in the metric's unit, or None.
 
     Attributes:
         name: name of the arm.
-        mean: mean score, or None.
-        sd: standard deviation over seeds, or None.
-        scores: one score per seed, or None.
+        mean: mean score.
+        sd: standard deviation over seeds.
+        scores: one per seed.
     """
 
     name: str
@@ -188,11 +187,11 @@ class Analysis:
         df: residual degrees of freedom.
         seed_sd: variance component of seeds as an SD.
         largest_residual: largest internally studentised residual.
-        largest_residual_at: (arm, seed) of that residual.
+        largest_residual_at: its (arm, seed).
         seeds: seeds of the study.
         images: number of test images, or None.
         first_look: True for three seeds or fewer.
-        notes: caveats to show with the verdicts.
+        notes: caveats of the verdicts.
         not_learnt: warning if the baseline has not learnt the task.
     """
 

@@ -69,9 +69,9 @@ class Forecast:
         slots: number of concurrent runs.
         minutes: minutes for the unfinished runs.
         disk_mb: largest size of the study folder in MB.
-        step_ms: arm -> median milliseconds of a training step, data loading included.
-        timed_images: number of images in a timed step, if fewer than a batch; ``step_ms`` is scaled to a batch.
-        decided: settings that timed steps chose for the recipe; the study times them again.
+        step_ms: arm -> median milliseconds of a training step of a batch, data loading included.
+        timed_images: number of images in a timed step, if fewer than a batch.
+        decided: settings that timed steps chose; the study times them again.
         test_ms: arm -> milliseconds of a test batch.
         metric: name of the metric.
         unit: unit of differences and SDs.
@@ -81,9 +81,9 @@ class Forecast:
         image_se: standard error from the test images.
         image_se_from: source of ``image_se``.
         image_limited_sigmas: residual SDs at which ``image_se`` exceeds the error from the seeds.
-        seeds_for_margin: number of seeds that finds a difference of ``margin`` at the first SD, up to 100.
+        seeds_for_margin: number of seeds, up to 100, that finds a difference of ``margin`` at the first SD.
         margin: largest negligible difference.
-        margin_needs_images: True if finding a difference of ``margin`` needs more test images.
+        margin_needs_images: True if that needs more test images.
         tuning_runs: number of unfinished tuning runs.
         tuning_minutes: minutes for the tuning runs, at most.
     """
@@ -294,8 +294,8 @@ def _full_batch_ms(
 ) -> tuple[float, int]:
     """Return the milliseconds of a step with a full batch, and the number of images in the timed steps.
 
-    If a step on the CPU takes over 0.3 s, steps with fewer images are timed and scaled. They run concurrently, one per
-    slot, because runs share caches and memory. Each of ``step_makers`` maps a number of images to the steps of a run.
+    Steps of over 0.3 s on the CPU are timed with fewer images and scaled. They run concurrently, one per slot, because
+    runs share caches and memory. Each of ``step_makers`` maps a number of images to the steps of a run.
     """
     images = min(batch, _SMALL_BATCH)
     if device.type == "cpu" and images < batch:

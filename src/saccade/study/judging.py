@@ -36,10 +36,10 @@ def judge(
     """Return verdicts and confidence intervals for scores of several arms, trained with the same seeds.
 
     Args:
-        scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; several
-            logs, one per run, such as Ultralytics' ``results.csv``, timm's ``summary.csv`` or Lightning's
-            ``metrics.csv``, whose run is named by the folder (``se-seed0/results.csv``) or ``"ARM:SEED=FILE"``; a
-            DataFrame; a mapping of columns; a list of rows as mappings; or arm -> scores in the order of the seeds.
+        scores: a CSV file with the columns arm, seed and score, and image (and group) for per-image scores; one log
+            per run, such as Ultralytics' ``results.csv``, timm's ``summary.csv`` or Lightning's ``metrics.csv``, in a
+            folder named by the run (``se-seed0/results.csv``) or as ``"ARM:SEED=FILE"``; a DataFrame; a mapping of
+            columns; a list of rows as mappings; or arm -> scores in the order of the seeds.
         metric: name of the score column; None infers it.
         baseline: arm that all others are compared with.
         controls: further arms outside Holm's correction; ``extra for ARM``, ``noise for ARM`` and ``shuffled for ARM``
@@ -49,7 +49,7 @@ def judge(
             else 1 % of span or baseline.
         unit: unit of the scores, such as "%"; None infers it.
         bounds: smallest and largest possible score; None infers them.
-        trivial: score of a predictor that ignores the image; verdicts are given only if the baseline is better.
+        trivial: score of a predictor that ignores the image; a baseline no better gets no verdicts.
 
     Raises:
         UserError: the baseline is missing or the only arm, an arm shares no seed with the baseline, or the scores

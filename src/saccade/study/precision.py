@@ -6,12 +6,11 @@
 The factor 1 + 2 / df is E[v²] / E[v]²; without it there are 5.8 % instead of 4.9 % false verdicts at 3 arms and 3
 seeds, with v_images a quarter of v_seeds.
 
-v_seeds (``blocks.fit``) is the variation between runs; v_images, due to the choice of test images, is estimated from
-pseudo-values (``pseudovalues``) and not reduced by more runs.
+v_seeds (``blocks.fit``) is the variation between runs. v_images, due to the choice of test images, comes from
+``pseudovalues``; more runs do not reduce it.
 
-A detectable difference is a constant times the standard error. In a planned study, with known σ, the constant is the
-noncentrality of t at which P(t > t_crit) = power. In a finished study, with estimated σ, the constant is smaller:
-t_crit + t_power.
+A detectable difference is a constant times the standard error: with known σ (a planned study) the noncentrality of t
+at which P(t > t_crit) = power, with estimated σ (a finished study) the smaller t_crit + t_power.
 """
 
 from __future__ import annotations
@@ -51,14 +50,11 @@ MAX_SEEDS = 100
 
 
 def variance_components(d: Floats) -> tuple[Floats, Floats]:
-    """Return the variances ``(between, within)``, each (...), of paired differences.
+    """Return the variances ``(between, within)``, each (...), of d (..., S, units), pseudo-values less the baseline's.
 
     ``between`` is the variance over units of the mean over seeds, with expectation ``within / S`` plus the variance
-    component of the test images. ``within`` is a unit's variance over seeds after subtracting each run's mean. For one
-    unit both are 0; for one seed ``within`` is.
-
-    Args:
-        d: (..., S, units), pseudo-values of an arm less those of the baseline.
+    component of the test images; 0 for one unit. ``within`` is a unit's variance over seeds after subtracting each
+    run's mean; 0 for one unit or seed.
     """
     seeds, units = d.shape[-2:]
     if units < 2:
@@ -72,13 +68,9 @@ def variance_components(d: Floats) -> tuple[Floats, Floats]:
 
 
 def squared_image_error(between: ArrayLike, within: ArrayLike, seeds: ArrayLike, units: ArrayLike) -> Floats:
-    """Return the squared standard error (...) from the test images, at least zero.
+    """Return the squared standard error (...) from the test images, at least zero, from ``variance_components``.
 
-    Args:
-        between: (...), from ``variance_components``.
-        within: (...), from ``variance_components``.
-        seeds: (...), number of seeds.
-        units: (...), number of units.
+    All arguments are (...); ``seeds`` and ``units`` are numbers of them.
     """
     return np.maximum(np.asarray(between) - np.asarray(within) / np.asarray(seeds), 0.0) / np.asarray(units)
 
@@ -116,8 +108,8 @@ def image_floor(images: int, span: float) -> float:
     """Return a lower bound of the squared standard error, reached if the arms agree on all ``images`` test images.
 
     Two pseudo-images, one in favour of each arm, give 2 span² / (n + 2)² (Bonett & Price 2012, J. Educ. Behav. Stat.
-    37:479; Agresti & Min 2005, Stat. Med. 24:729, add half of each). ``span`` is the range of the metric or, for an
-    unbounded metric, the ``image_sd`` of the baseline.
+    37:479; Agresti & Min 2005, Stat. Med. 24:729, add half of each). ``span`` is the range of the metric, or the
+    baseline's ``image_sd`` if unbounded.
     """
     return 2 * span**2 / (images + 2) ** 2
 
@@ -125,7 +117,7 @@ def image_floor(images: int, span: float) -> float:
 def image_sd(values: Floats, images: int) -> float:
     """Return the standard deviation of one image from pseudo-values (S, units): root mean variance of the rows.
 
-    The pseudo-value of a block of k images has 1/k of the variance of one image, so the variance is rescaled.
+    It is rescaled, because the pseudo-value of k images has 1/k of the variance of one.
     """
     complete = complete_units(values)
     if complete.shape[1] < 2:
@@ -139,8 +131,8 @@ class ImageError:
 
     Attributes:
         squared: (...), ``squared_image_error``; NaN if unknown.
-        df: degrees of freedom (``image_df``).
-        floor: lower bound of the total squared error, from ``image_floor``.
+        df: ``image_df``.
+        floor: lower bound of the total squared error (``image_floor``).
     """
 
     squared: ArrayLike
@@ -153,10 +145,7 @@ def standard_error(
 ) -> tuple[Floats, Floats, Floats]:
     """Return ``(se, df, image_se)``, each (...): total, degrees of freedom, and the error from the test images.
 
-    Args:
-        from_seeds: (...), standard error from the seeds; NaN if unknown.
-        df: (...), degrees of freedom of ``from_seeds``.
-        image_error: error from the test images; None if unknown.
+    ``from_seeds`` (...) is the standard error from the seeds, NaN if unknown, with ``df`` (...) degrees of freedom.
     """
     seed_variance = np.square(np.asarray(from_seeds, dtype=np.float64))
     if image_error is None:
@@ -185,8 +174,7 @@ def satterthwaite(first: ArrayLike, first_df: ArrayLike, second: ArrayLike, seco
 def detectable_multiplier(df: ArrayLike, mechanisms: int, alpha: float = 0.05, power: float = 0.8) -> Floats:
     """Return the constant c (...) so that a finished study finds a true difference of c·se with probability ``power``.
 
-    A difference is found if it is significant in the right direction at Holm's first step, alpha / mechanisms,
-    two-sided.
+    Found means significant in the right direction at Holm's first step, alpha / mechanisms, two-sided.
     """
     return t_quantile(1 - alpha / (2 * mechanisms), df) + t_quantile(power, df)
 
@@ -212,16 +200,8 @@ def planned_detectable(
 ) -> float:
     """Return the true difference that a planned study finds with probability ``power`` at Holm's first step.
 
-    The difference is infinite for one seed or one arm.
-
-    Args:
-        sigma: residual SD.
-        seeds: number of seeds.
-        arms: number of arms, baseline and controls included.
-        mechanisms: size of the Holm family.
-        alpha: family-wise error rate, two-sided.
-        power: probability of finding the difference.
-        image_error: error from the test images; None ignores it.
+    It is infinite for one seed or one arm. ``sigma`` is the residual SD; ``arms`` includes baseline and controls;
+    ``mechanisms`` is the size of the Holm family, with the two-sided family-wise error rate ``alpha``.
     """
     if (arms - 1) * (seeds - 1) < 1:
         return math.inf
@@ -245,11 +225,9 @@ def seeds_needed(
 ) -> int | None:
     """Return the smallest number of seeds above ``seeds`` that gives a verdict with probability ``power``.
 
-    None is returned if more than ``MAX_SEEDS`` would be needed.
-
-    A verdict needs significance at Holm's first step or a confidence interval inside ±margin. ``difference`` and
-    ``sigma``, the moderated SD, are taken as true values; ``mechanisms`` is the size of the Holm family, 1 for a
-    control.
+    Return None if it exceeds ``MAX_SEEDS``. A verdict needs significance at Holm's first step or a confidence interval
+    inside ±margin. ``difference`` and ``sigma``, the moderated SD, are taken as true; ``mechanisms`` is the size of the
+    Holm family, 1 for a control.
     """
     n_seeds = np.arange(max(seeds + 1, 2), MAX_SEEDS + 1)
     se, df, _ = _complete_standard_error(sigma, n_seeds, arms, image_error)

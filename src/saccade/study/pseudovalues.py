@@ -31,11 +31,9 @@ BLOCKS = 50
 
 
 def from_values(values: ArrayLike, groups: ArrayLike | None = None) -> Floats:
-    """Return the pseudo-values (units,) of a score that is the mean of per-image ``values``.
+    """Return the pseudo-values (units,) of a score that is the mean of per-image ``values`` (n,); NaN is kept.
 
-    Args:
-        values: (n,), in the unit of the score; NaN is kept.
-        groups: (n,), the group of each image, or None; units are the groups in sorted order.
+    ``groups`` (n,) are those of the images, if any; units are the groups in sorted order.
     """
     values = np.asarray(values, dtype=np.float64)
     if groups is None:
@@ -58,7 +56,7 @@ def jackknife(
     Args:
         score: maps the ascending indices (k,) of the remaining images to their score.
         n: number of images.
-        groups: (n,), the group of each image, or None; units are the groups in sorted order.
+        groups: as for :func:`from_values`.
         score_without: maps the unit of each image (n,) to the scores (units,) without each unit, if that is faster.
     """
     unit_of_image = _units(n, groups, blocks=True)

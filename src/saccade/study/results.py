@@ -27,10 +27,10 @@ class ArmResult:
 
     Attributes:
         arm: the arm.
-        shares_host: True if the host is that of the baseline.
-        scores: one score per seed.
+        shares_host: True if its host is the baseline's.
+        scores: one per seed.
         mean: mean of the scores.
-        sd: standard deviation over seeds.
+        sd: their standard deviation.
         parameters: number of parameters.
         cost: measured cost.
     """
@@ -48,10 +48,7 @@ class ArmResult:
 class OtherMetric:
     """Metric reported without verdicts.
 
-    Attributes:
-        metric: the metric.
-        scores: arm -> one score per seed.
-        differences: difference of each arm to the baseline.
+    ``scores`` maps an arm to one score per seed; ``differences`` are those to the baseline.
     """
 
     metric: Metric
@@ -70,18 +67,18 @@ class StudyResults:
         baseline: name of the first arm.
         seeds: seeds in the order of the scores.
         margin: largest negligible difference, in the metric's unit.
-        task: name of the task, or None.
+        task: name of the task.
         metric: metric of the verdicts.
         trivial: description and score of a predictor that ignores the image.
         references: name of a reference prediction -> metric -> score.
         arms: results of each arm.
         analysis: statistical results; None until a run of the baseline is done.
-        others: other metrics, without verdicts.
-        notes: caveats to show with the verdicts.
+        others: other metrics.
+        notes: caveats of the verdicts.
         runs: result of each run.
         scored_epoch: phrase for the epoch whose weights were scored, such as "the last epoch".
-        advice: advice if the host has not learnt the task.
-        tuned: result of tuning, or None.
+        advice: for a host that has not learnt the task.
+        tuned: result of tuning.
         trust: further code that saved networks may import.
     """
 
@@ -147,7 +144,7 @@ class StudyResults:
         """Write the report as one HTML page; return its path.
 
         Args:
-            path: output file; None is ``report.html`` in the study's folder.
+            path: output file; default: ``report.html`` in the study's folder.
             trust: further code that saved networks may import; see ``saccade.load``.
 
         Raises:
@@ -167,7 +164,7 @@ class StudyResults:
     def scores(self, path: str | Path) -> Path:
         """Write the scores of the runs as a CSV that ``saccade.judge`` reads; return its path.
 
-        The CSV has one row per arm, seed and test image, or per arm and seed if the score is no mean over images.
+        It has one row per arm, seed and test image, or per arm and seed if the score is no mean over images.
 
         Raises:
             UserError: there are no scores or no study folder, or ``path`` cannot be written.
@@ -187,7 +184,7 @@ class StudyResults:
         return write_cases(self, Path(folder))
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain dictionaries, lists, strings, numbers and None."""
+        """Return plain values for JSON."""
         metric = {
             key: getattr(self.metric, key)
             for key in ("name", "unit", "low", "high", "higher_is_better", "digits", "margin")
@@ -223,7 +220,7 @@ class StudyResults:
         }  # fmt: skip
 
     def _arm_to_json(self, row: ArmResult) -> dict[str, Any]:
-        """Return an arm for JSON; values that judged scores do not have are None."""
+        """Return an arm for JSON; values unknown for judged scores are None."""
         is_study = self.study is not None
         return {
             "mechanism": row.arm.mechanism if is_study else None,

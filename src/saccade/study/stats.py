@@ -108,15 +108,15 @@ def analyse(
             a run without a score.
         metric: metric of the scores.
         values: arm -> pseudo-values (seeds, units), the same units for all; None ignores the error of test images.
-            Runs that are all NaN and units that are NaN in either arm are left out.
+            Runs all NaN and units NaN in either arm are left out.
         baseline: arm that the others are compared with.
         controls: arms outside the Holm family.
         trivial: name and score of the trivial predictor. Verdicts need a baseline that is better by 2 √(s²/S + v), with
             s² the variance of its S scores and v the ``squared_image_error`` of its pseudo-values.
         margin: largest negligible difference; None uses the metric's default.
         alpha: family-wise error rate.
-        seeds: seed numbers for messages, in the order of the scores; None uses 0, 1, …
-        sizes: (units,), number of images in each unit; None if each unit is one image.
+        seeds: seed numbers for messages; None uses 0, 1, …
+        sizes: (units,), images per unit; None means one.
 
     Raises:
         UserError: an arm is unknown, margin or alpha is out of range, or arms differ in seeds or units.

@@ -207,7 +207,7 @@ class Tuning:
     def _choose(self, scores: Sequence[Sequence[float | None]], seed_index: int, metric: Metric) -> int:
         """Return the grid index with the best mean score over the tuning runs of the judged seed at ``seed_index``.
 
-        Values with a diverged run are skipped. The default is chosen in a tie or if every value is skipped.
+        Values with a diverged run are skipped; the default wins ties and replaces a missing choice.
         """
         best_mean, best_index = -math.inf, self.default_index
         for index in self._default_first:

@@ -26,8 +26,8 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return groups for a ``torch.optim`` optimiser: host and attention, each with and without weight decay.
 
-    Biases and one-dimensional parameters are not decayed: decay would pull the plugs' factors ``a`` to zero, which
-    switches attention off. A kernel that a replacement keeps is in the host's group. Groups also have a ``name``.
+    Biases and one-dimensional parameters are not decayed: decay would pull the plugs' factors ``a`` to zero, attention
+    off. A kernel that a replacement keeps is in the host's group. Groups have a ``name``.
 
     Args:
         model: any network.

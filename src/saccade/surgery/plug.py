@@ -44,25 +44,24 @@ def plug(
 ) -> nn.Module:
     """Plug a mechanism into ``host``, in place, at every site selected by ``where``.
 
-    The keys of the host's state dict do not change; its own checkpoints still load strictly. The global random state is
-    left unchanged. A mechanism with a ReLU that is inactive for more than a quarter of the images is re-initialised. A
-    mechanism that keeps the kernel of a convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`. The log
-    names sites that run in eval mode only, and hosts that their trainer rebuilds (:func:`saccade.plugged_trainer`).
+    The host's own checkpoints still load strictly, and the global random state is left unchanged. A mechanism with a
+    ReLU that is inactive for more than a quarter of the images is re-initialised. One that keeps the kernel of a
+    convolution (``dcn1``, ``dcn2``) is passed to :func:`saccade.replace`. The log names sites that run in eval mode
+    only, and hosts that their trainer rebuilds (:func:`saccade.plugged_trainer`).
 
     Args:
         host: any network.
         mechanism: catalogue name, ``package.module:Class``, or callable channels -> module.
         where: ``paper``, ``stage``, ``decoder`` (each resolution on the way up), ``skip`` (what joins it from the way
             down), ``neck``, ``block``, ``residual``, ``conv3x3``, ``activated`` (input of a unit's last convolution),
-            ``expanded`` (widest map of an inverted residual) or ``conv_stem``, optionally with a suffix (an index, a
-            slice, or ``[first]`` or ``[last]``: that site of each stage); a path or glob of modules; or a list of
-            these.
-        start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's output is
+            ``expanded`` (widest map of an inverted residual) or ``conv_stem``, each with an optional suffix (an index,
+            a slice, or ``[first]`` or ``[last]`` of each stage); a path or glob of modules; or a list of these.
+        start: ``neutral``: the network's output is unchanged until trained, bit for bit where the mechanism's is
             finite; ``paper``: the mechanism's own initialisation, without the trainable factor ``a`` of :class:`Plug`.
         input: as for :func:`sites`.
         options: options of the mechanism. A list gives one value per stage, unless the option's own default is a list.
-            ``size`` (H, W) defaults to the size of each site's map, ``skip`` to the skip's channels, ``previous`` to
-            the number of sites in the previous stage; a smaller number selects the last of those sites.
+            ``size`` (H, W) defaults to that of each site's map, ``skip`` to the skip's channels, ``previous`` to the
+            number of sites in the previous stage; a smaller one selects the last of those.
 
     Returns:
         ``host``.
@@ -70,8 +69,8 @@ def plug(
     Raises:
         UserError: unknown mechanism or option; a mechanism that discards a convolution's weights; no site; a parent
             that has a plug; a host that is not a module, is distributed, compiled or on the meta device, or does not
-            run each plug once per call of its parent; a mechanism that changes shape or dtype, or a neutral one that
-            changes the map. The host is left as it was.
+            run each plug once per call of its parent; a mechanism that changes shape, dtype or, if neutral, the map.
+            The host is left as it was.
     """
     neutral = starts_neutral(start)
     resolved = Mechanism.resolve(mechanism)
@@ -92,12 +91,9 @@ def insert_plugs(
     neutral: bool,
     substitute: Callable[[Site, dict[str, Any], nn.Module], BuiltModule] | None = None,
 ) -> nn.Module:
-    """Plug a mechanism into ``host``, or the module that ``substitute(site, options, module)`` returns for it.
+    """Plug a mechanism, or what ``substitute(site, options, module)`` returns for it, into ``host``.
 
-    With ``neutral``, plugs get a factor ``a``, unless the mechanism itself starts as the identity.
-
-    Raises:
-        UserError: as ``plug``.
+    If ``neutral``, plugs get a factor ``a``, unless the mechanism itself starts as the identity. Raises as ``plug``.
     """
     if mechanism.spec.kind == "conv":
         raise UserError(

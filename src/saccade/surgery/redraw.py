@@ -85,8 +85,8 @@ def _redraw(
 ) -> nn.Module | None:
     """Return the first draw whose ReLUs are active for enough images of f (B, C, H, W).
 
-    Otherwise, return the first with an active unit for any image. None means that the
-    initial mechanism is kept; for any other draw, a copy of it is put into ``hooked_plug``.
+    Otherwise, return the first with an active unit for any image. None keeps the initial mechanism; a copy of any other
+    draw is put into ``hooked_plug``.
     """
     floats = (tensor for tensor in chain(hooked_plug.parameters(), [f]) if tensor.is_floating_point())
     reference = next(floats, f)  # for device and dtype
@@ -121,8 +121,8 @@ def _set_mechanism(plug: Plug, mechanism: nn.Module) -> None:
 def _active_fraction(mechanism: nn.Module, f: Tensor) -> float:
     """Return the smallest of the ReLUs' fractions of images with an active unit; 1 without a ReLU.
 
-    A small batch f (B, C, H, W) is also tested four times with its channels rescaled at random. The lowest of the five
-    results is ignored, unless it is that of f itself.
+    A small batch f (B, C, H, W) is also tested four times with its channels rescaled at random. The lowest result is
+    ignored, unless it is that of f itself.
     """
     by_batch = [_active_fractions(mechanism, f)]
     if by_batch[0] and len(f) < _SMALL_BATCH:
@@ -147,8 +147,8 @@ def _active_fractions(mechanism: nn.Module, f: Tensor) -> list[float]:
 class _ReluRecorder(TorchFunctionMode):
     """Records, for each ReLU that runs, the images for which a unit is active.
 
-    ReLU calls that follow the same layer count as one, because that layer gets gradients from each of them. A ReLU
-    whose input is all zeros counts as active, because a zero input says nothing about its weights.
+    ReLU calls that follow the same layer count as one, because each gives it gradients. A ReLU whose input is all zeros
+    counts as active, because that says nothing about its weights.
     """
 
     def __init__(self, mechanism: nn.Module) -> None:

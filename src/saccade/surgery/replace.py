@@ -76,10 +76,10 @@ def replace(
 ) -> nn.Module:
     """Replace the convolutions of ``host`` that ``where`` selects by a mechanism of kind ``conv``, in place.
 
-    The geometry of the convolution is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and
-    bias under the same state-dict keys; its parameters are beside them, under ``saccade_conv``. Any other
-    mechanism leaves them unused until ``unplug``; the log gives their number, as a warning for a neutral start. The
-    host's own checkpoints still load strictly. The global random state is left unchanged.
+    The geometry is kept. A :class:`saccade.bases.Convolution` (``dcn1``, ``dcn2``) uses weight and bias under the same
+    state-dict keys; its parameters are beside them, under ``saccade_conv``. Any other mechanism leaves them unused
+    until ``unplug``; the log gives their number, as a warning for a neutral start. The host's own checkpoints still
+    load strictly, and the global random state is left unchanged.
 
     Args:
         host: any network.
@@ -89,7 +89,7 @@ def replace(
             each optionally followed by an index or slice (``[1:]``) and a filter (``' in stage[-3:]'``, ``' in
             decoder'``); a path or glob of convolutions; or a list of these.
         start: ``neutral``: a mechanism that keeps the kernel starts with the convolution's output, up to rounding;
-            ``paper``: the mechanism's own initialisation.
+            ``paper``: its own initialisation.
         input: as for :func:`sites`.
         options: options of the mechanism; a list gives one value per stage.
 

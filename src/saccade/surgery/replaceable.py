@@ -33,11 +33,7 @@ __all__ = ["build_replacement", "check_replaceable", "insert_replacements"]
 
 
 def check_replaceable(path: str, module: nn.Module) -> None:
-    """Raise UserError unless ``module`` is a convolution that can be replaced.
-
-    Raises:
-        UserError: ``module`` is not a plain ``nn.Conv2d``, or no mechanism supports its geometry.
-    """
+    """Raise UserError unless ``module`` is a plain ``nn.Conv2d`` whose geometry a mechanism supports."""
     cls = base_class(module)
     if cls in (ReplacedConvolution, KernellessConvolution):
         raise UserError(f"{path} is replaced by {replacement_info(module).name} already; unplug the host first")
@@ -60,7 +56,7 @@ def _geometry(path: str, convolution: nn.Conv2d) -> dict[str, Any]:
     """Return the constructor arguments that give a mechanism the geometry of ``convolution``.
 
     Raises:
-        UserError: height and width differ, or two sides of an axis are padded differently.
+        UserError: height and width, or the padding of two sides of an axis, differ.
     """
     geometry: dict[str, Any] = {"out_channels": convolution.out_channels}
     pairs: dict[str, tuple[int, ...]] = {

@@ -30,8 +30,8 @@ def sites(host: nn.Module, input: Any = None) -> list[Site]:
     Args:
         host: any network.
         input: a tensor, a size (C, H, W), or the arguments of the host's forward as a tuple or dict; None takes the
-            host's default size, else 3×224×224, with a smaller width where the host allows, to distinguish feature maps
-            from square attention matrices.
+            host's default size, else 3×224×224, narrower where the host allows, to tell feature maps from square
+            attention matrices.
 
     Raises:
         UserError: the host does not run on the input, or its maps have one or three spatial dimensions.

@@ -94,8 +94,8 @@ def plugged_trainer(
 ) -> type:
     """Return a subclass of a trainer that plugs the network it builds.
 
-    Trainers whose ``get_model(cfg, weights, verbose)`` builds the network (ultralytics) otherwise train it without
-    plugs. Checkpoints load with or without plugs. Pass the result to ``plugged_trainer`` to add a second mechanism.
+    Trainers whose ``get_model(cfg, weights, verbose)`` builds the network (ultralytics) otherwise lose the plugs.
+    Checkpoints load with or without plugs. Pass the result to ``plugged_trainer`` to add a second mechanism.
 
     Args:
         trainer: class of the trainer.
@@ -137,7 +137,7 @@ def _subclass(trainer: type, arguments: tuple[_PlugArguments, ...]) -> type:
 
 
 def _network_of(weights: Any) -> nn.Module | None:
-    """Return the network in ``weights``, or None if ``weights`` is None.
+    """Return the network in ``weights``, if any.
 
     Raises:
         UserError: ``weights`` has no network, or one with replaced convolutions.

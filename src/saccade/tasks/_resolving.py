@@ -21,9 +21,7 @@ _PIXEL_TARGETS = ("mask", "fixations")
 
 
 def resolve(recipe: Recipe, target: str) -> Recipe:
-    """Return ``recipe`` with unset values set as in the training that produced the host's pretrained weights.
-
-    Without pretrained weights the recipe is returned unchanged.
+    """Return ``recipe`` with unset values set as in the training of the host's pretrained weights, if any.
 
     Args:
         recipe: recipe as the user wrote it.
@@ -68,7 +66,7 @@ def _with_required(options: Mapping[str, Any], key: str, value: Any, source: str
     """Return the option ``key`` as the recipe sets it, else ``value``; a table is completed key by key.
 
     Raises:
-        UserError: the recipe sets a pad_type other than the one that the weights in ``source`` need.
+        UserError: the recipe sets another pad_type than the weights in ``source`` need.
     """
     if key not in options:
         return value
@@ -86,7 +84,7 @@ def _with_required(options: Mapping[str, Any], key: str, value: Any, source: str
 def _previous_start(recipe: Recipe, target: str) -> str | None:
     """Return ``attention.start`` of the run ``model.init_from`` if ``recipe`` has the same plugs, else None.
 
-    Weights of the same plugs are loaded, so the start must be the same.
+    Their weights are loaded, so the start must be the same.
     """
     if recipe.model.init_from is None or recipe.attention.start != "auto":
         return None

@@ -1,7 +1,7 @@
 """Interface between tasks and the code of training, studies and reports.
 
-To add a task, write ``tasks/<name>.py`` with one final subclass of :class:`Task`; no other file changes. Recipes
-select the task with ``task.name``. For example, a regression of the class index::
+To add a task, write only ``tasks/<name>.py`` with one final subclass of :class:`Task`; a recipe's ``task.name`` selects
+it. For example, a regression of the class index::
 
     from typing import final
 
@@ -85,7 +85,7 @@ class Box:
 
     Attributes:
         label: index of the class, which decides the colour.
-        text: short text, such as "dog 0.93"; "" for none.
+        text: such as "dog 0.93".
     """
 
     left: float
@@ -102,10 +102,10 @@ class Drawing:
 
     Attributes:
         caption: short text, such as a class name.
-        right: True if the prediction is correct; None for the ground truth, or if correctness is not binary.
-        picture: figure, such as a coloured mask; None if the caption suffices.
-        boxes: rectangles over the picture, or over the image without a picture.
-        smooth: True if the picture may be interpolated, as a heat map; False for a mask.
+        right: True for a correct prediction; None for the ground truth, or if correctness is not binary.
+        picture: such as a coloured mask.
+        boxes: rectangles over the picture, else over the image.
+        smooth: True if the picture may be interpolated, as a heat map.
     """
 
     caption: str
@@ -124,17 +124,16 @@ class Task(ABC):
 
     Attributes:
         target: kind of target that the data must have, see ``saccade.data.samples.Target``.
-        is_default: True if recipes without ``task.name`` use this task for such data; allowed for one task per kind.
-        metrics: scores of the task. The first decides the verdicts, unless the recipe names another metric.
-        truth_keys: keys of the rows that hold ground truth; a study checks that they are equal in all runs.
+        is_default: True for the one task that such data gets without ``task.name``.
+        metrics: scores; the first decides the verdicts, unless the recipe names another.
+        truth_keys: keys of the rows that hold ground truth, which must be equal in all runs of a study.
         has_class_weights: True if the loss supports ``task.class_weights``.
-        has_label_smoothing: False if ``training.label_smoothing`` is refused.
+        has_label_smoothing: True if it supports ``training.label_smoothing``.
         has_positions: True if targets are positions in the image.
         has_sigma: True if the task blurs fixations by ``task.sigma``.
 
     Raises:
-        UserError: the recipe sets ``task.class_weights``, ``task.sigma`` or ``training.label_smoothing``, and the task
-            has none.
+        UserError: the recipe sets one of these three keys, and the task does not support it.
     """
 
     target: ClassVar[str]
@@ -165,10 +164,10 @@ class Task(ABC):
     def build(self, model: Model) -> nn.Module:
         """Return the host that the ``model`` section of a recipe names, usually from ``create_host``.
 
-        Random weights must come from torch's global generator, which is seeded. Plugs are inserted afterwards.
+        Random weights must come from torch's global generator, which is seeded.
 
         Raises:
-            UserError: there is no such network, or it cannot be built for this data.
+            UserError: there is no such network, or it does not suit the data.
         """
 
     @abstractmethod
@@ -179,14 +178,14 @@ class Task(ABC):
     def output_problem(self, output: Any, images: Tensor) -> str | None:
         """Return None if the network's ``output`` for ``images`` (B, C, H, W) can be trained on, else a message.
 
-        The message is a predicate whose subject is the network: "gives …; … is needed". The check runs before
-        training, with two images, in eval mode.
+        The message is a predicate of the network: "gives …; … is needed". The check runs before training, with two
+        images, in eval mode.
         """
 
     def training_problem(self, network: nn.Module, images: Tensor) -> str | None:
-        """Return None if a user's ``network`` without ``training_loss`` can be trained, else a message like the above.
+        """Return ``output_problem`` of a user's ``network`` in train mode without ``training_loss``.
 
-        It is in training mode; ``images`` are (B, C, H, W).
+        ``images`` are (B, C, H, W).
         """
         problem = self.output_problem(network(images), images)
         return problem and (
@@ -199,8 +198,8 @@ class Task(ABC):
 
         Args:
             network: host with its plugs, in training mode.
-            images: normalised images (B, C, H, W), on the network's device.
-            targets: targets, as ``saccade.data.samples.collate`` returns them; tensors are on the network's device.
+            images: normalised images (B, C, H, W).
+            targets: as ``saccade.data.samples.collate`` returns them, on the network's device like the images.
         """
 
     def network_targets(self, targets: Any) -> Any:
@@ -209,25 +208,25 @@ class Task(ABC):
 
     @abstractmethod
     def rows(self, network: nn.Module, images: Tensor, targets: Any) -> Rows:
-        """Return per-image results (B, …) from which every metric can be computed.
+        """Return per-image results (B, …) from which every metric can be computed; see ``saccade.metrics.rows``.
 
-        Gradients are disabled. The arguments are those of :meth:`loss`, but ``network`` is in eval mode. For several
-        values per image, see ``saccade.metrics.rows``. NaN and infinity count as divergence and end the training.
+        The arguments are those of :meth:`loss`, but ``network`` is in eval mode and gradients are disabled. NaN and
+        infinity count as divergence and end the training.
         """
 
     @abstractmethod
     def trivial_baseline(self) -> tuple[str, Rows]:
-        """Return the name of a prediction that ignores the image, and its rows on all test images, for comparison."""
+        """Return the name of a prediction that ignores the image, and its rows on all test images."""
 
     def references(self) -> dict[str, Rows]:
-        """Return the rows of further predictions on all test images by name, such as "one viewer"; none by default."""
+        """Return the rows of further predictions on all test images by name, such as "one viewer"."""
         return {}
 
     def phases(self, network: nn.Module) -> tuple[Phase, ...]:
-        """Return the training phases of ``network.training_phases()`` or the recipe, else one phase of all epochs.
+        """Return the phases of ``network.training_phases()`` or the recipe, else one phase of all epochs.
 
         Raises:
-            UserError: ``training_phases()`` returns no phase, or network and recipe both define phases.
+            UserError: ``training_phases()`` returns none, or network and recipe both define phases.
         """
         training = self.recipe.training
         training_phases = getattr(network, "training_phases", None)
@@ -244,7 +243,7 @@ class Task(ABC):
         return phases
 
     def scores(self, rows: Rows) -> dict[str, float | None]:
-        """Return the score of ``rows`` for each applicable metric, by the metric's name."""
+        """Return the scores of ``rows`` by the names of applicable metrics."""
         return {metric.name: metric.compute(rows) for metric in self.applicable_metrics()}
 
     def applicable_metrics(self) -> tuple[Metric, ...]:
@@ -260,8 +259,8 @@ class Task(ABC):
         Args:
             metrics: metrics of the task.
             column: name of the column.
-            values: values of the column.
-            rows: ground truth of all test images, with ``by``, the index of each image into ``values``.
+            values: its values.
+            rows: ground truth of all test images, with their indices ``by`` into ``values``.
         """
         return tuple(
             restrict(metric, f"{metric.name} ({printable(f'{column} = {value}')})", code)
@@ -271,7 +270,7 @@ class Task(ABC):
         )
 
     def unscored(self) -> list[str]:
-        """Return a sentence on each class or value that has too few test images for a score, for the user."""
+        """Return a sentence on each class or value that has too few test images for a score."""
         rows, by = self.data.test.codes(), self.data.test.by
         sentences: list[str] = []
         if by is None:
@@ -314,7 +313,7 @@ class Task(ABC):
 
 
 def logits_problem(output: Any, shape: tuple[int, ...]) -> str | None:
-    """Return None if ``output`` is a tensor of logits of ``shape`` (B, K, …), else a message for ``output_problem``."""
+    """Return None for a tensor of logits of ``shape`` (B, K, …), else a message for ``output_problem``."""
     if not isinstance(output, Tensor):
         keys = f" with {', '.join(map(repr, output))}" if isinstance(output, Mapping) else ""
         length = f" of {len(output)}" if isinstance(output, Sequence) and not isinstance(output, str) else ""

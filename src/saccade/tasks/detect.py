@@ -296,8 +296,8 @@ def _prediction_problem(found: Any, n_classes: int) -> str | None:
 def _typical_boxes(boxes: Tensor, n_boxes: int, n_images: int, label: int) -> dict[str, Tensor]:
     """Return up to ``n_boxes`` of the ``boxes`` (n, 4) of one class that most others overlap, as a prediction.
 
-    Each box is the one with the most remaining boxes at an IoU of at least 0.5, which then no longer count; its score
-    is their number per image.
+    Each has the most remaining boxes at an IoU of at least 0.5, which then no longer count; its score is their number
+    per image.
     """
     # Evenly spaced, because the table of overlaps grows with the square of the number of boxes.
     boxes = boxes[:: -(-len(boxes) // _TYPICAL_IMAGES)] if len(boxes) else boxes

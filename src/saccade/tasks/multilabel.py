@@ -113,7 +113,7 @@ class Multilabel(Task):
 
     def output_problem(self, output: Any, images: Tensor) -> str | None:
         problem = logits_problem(output, (len(images), len(self.data.classes)))
-        # Without a gradient, probabilities cannot be told from logits that happen to lie between 0 and 1.
+        # Without a gradient, probabilities look like logits between 0 and 1.
         if problem is None and type(output.grad_fn).__name__ == "SigmoidBackward0":
             return "gives probabilities, the output of a sigmoid; logits are needed: remove the sigmoid"
         return problem

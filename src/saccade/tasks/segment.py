@@ -48,8 +48,8 @@ _HUE_STEP = (5**0.5 - 1) / 2
 def _overlap(rows: Rows, tp_weight: int) -> Tensor:
     """Return w·tp / (w·tp + fp + fn) in per cent (K,), with w = ``tp_weight``; NaN for classes that do not count.
 
-    The classes ``scored`` count, without that key those in the truth of ``rows``. In a jackknife, a class that only the
-    left-out image shows gets 0.
+    The classes ``scored`` count, else those in the truth of ``rows``. In a jackknife, a class only in the left-out
+    image gets 0.
     """
     tp, fp, fn = (rows[key].double().sum(0) for key in ("tp", "fp", "fn"))
     scored = rows["scored"].any(0) if "scored" in rows else tp + fn > 0
@@ -180,7 +180,7 @@ class Segment(Task):
 def _cross_entropy(logits: Tensor, targets: Tensor, smoothing: float, class_weights: Tensor | None) -> Tensor:
     """Return the mean over the labelled pixels of logits (B, K, H, W) and targets (B, H, W); 0 without any.
 
-    With ``class_weights`` (K,) each pixel counts by the weight of its class, as in PyTorch's mean.
+    ``class_weights`` (K,) weigh each pixel, as in PyTorch's mean.
     """
     weights = None if class_weights is None else class_weights.to(logits.device)
     total = F.cross_entropy(logits, targets, weights, ignore_index=VOID, label_smoothing=smoothing, reduction="sum")
@@ -227,7 +227,7 @@ def _histogram(mask: Any) -> Tensor:
 def _constant_rows(truth_counts: Tensor, prediction: int) -> Rows:
     """Return tp, fp, fn and tn, each (N, K), if every pixel is predicted as ``prediction``.
 
-    ``truth_counts`` (N, K) are the labelled pixels of each class.
+    ``truth_counts`` (N, K) counts labelled pixels.
     """
     tp, fp = torch.zeros_like(truth_counts), torch.zeros_like(truth_counts)
     tp[:, prediction] = truth_counts[:, prediction]

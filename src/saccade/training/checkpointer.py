@@ -30,8 +30,8 @@ class Checkpointer(Callback):
     """Save metrics and a resumable state after each epoch.
 
     Args:
-        run: folder of the run.
-        epoch_rows: rows of metrics.jsonl so far; each epoch appends one.
+        run: its folder.
+        epoch_rows: rows of metrics.jsonl so far.
         sampler: sampler of the training images.
         fingerprint: fingerprint of the images.
         probe: images (B, C, H, W) for plug statistics.

@@ -38,9 +38,9 @@ class Teacher:
         network: trained network that maps images (B, C, H, W) to logits (B, K) or (B, K, H, W).
         alpha: weight of the distillation loss.
         temperature: divisor of the logits.
-        digest: digest of the file of the teacher's weights.
-        scale: factor (C, 1, 1) that converts images to the teacher's normalisation; None if none is needed.
-        shift: offset (C, 1, 1) added after scaling; None if ``scale`` is.
+        digest: digest of the teacher's weights file.
+        scale: factor (C, 1, 1) that converts images to the teacher's normalisation, if needed.
+        shift: offset (C, 1, 1) added after scaling, if any.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ def _build_timm(task: Task, name: str, checkpoint: str | None, setting: str) -> 
 def _normalisation_conversion(folder: Path, task: Task, setting: str) -> tuple[Tensor | None, Tensor | None]:
     """Return scale and shift (C, 1, 1) that convert images of ``task`` to the teacher's normalisation.
 
-    Both are None if the normalisations are equal or the teacher's is unknown.
+    Both are None if it is equal or unknown.
 
     Raises:
         UserError: the teacher has other classes, or its mean or std is not one number per channel.

@@ -39,9 +39,9 @@ def without_attention(recipe: Recipe) -> Recipe:
 def time_choices(task: Task, keys: Sequence[str], device: torch.device, trust: Trust = False) -> dict[str, Any]:
     """Time training steps with every combination of values of ``keys``, interleaved, and choose the fastest.
 
-    On the CPU the batch has at most about eight images of 224×224 pixels, and CPU time is measured, because other
-    programs disturb it less than wall time. The defaults are kept unless another combination takes less than 0.95 of
-    their time. ``trust`` is as in ``saccade.load``.
+    On the CPU the batch has at most about eight images of 224×224 pixels, and CPU time, which other programs disturb
+    less, is measured. The defaults are kept unless another combination takes less than 0.95 of their time. ``trust``
+    is as in ``saccade.load``.
 
     Returns:
         ``settings``, which maps key to value; ``step_ms``, which maps the values of a combination, joined by commas, to

@@ -112,7 +112,7 @@ def _has_statistics(module: nn.Module) -> bool:
 def _is_folded(norm: nn.Module) -> bool:
     """Return True if the running mean is 0 and the variance 1, although the bias has been trained.
 
-    The scale of such a layer was folded into the convolution before it; in train mode the layer would normalise again.
+    Its scale was folded into the convolution before it; in train mode it would normalise again.
     """
     assert isinstance(norm, nn.modules.batchnorm._NormBase)
     mean, var = norm.running_mean, norm.running_var

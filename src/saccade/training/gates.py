@@ -35,13 +35,13 @@ def plug_statistics(network: nn.Module, images: Tensor) -> dict[str, dict[str, A
     """Return statistics of each plug of ``network`` on ``images`` (B, C, H, W) in eval mode, by site.
 
     The site of a replaced convolution is its path, or, if a plug has that site, the path of the mechanism inside. Each
-    value has ``a`` (the plug's factor, or None), ``gamma`` if the mechanism has such a factor of its own, ``kind``, and
-    the ``mean`` and ``std`` over all elements and images:
+    value has ``a`` (the plug's factor, or None), ``gamma`` (the mechanism's own, if any), ``kind``, and ``mean`` and
+    ``std`` over all elements and images:
 
     * ``gate``: of the effective gate 1 + a(g - 1), which is 1 without attention.
     * ``context``: of |a c|, the absolute value of the added context.
-    * ``change``: of ‖y - x‖ / ‖x‖ per image, for other mechanisms, with input x and output y. For a
-      replaced convolution, x is the output of the original one.
+    * ``change``: of ‖y - x‖ / ‖x‖ per image, for other mechanisms, with output y of input x or, for a replaced
+      convolution, original output x.
     """
     rows = plugs(network)
     plug_sites = {row.site for row in rows}

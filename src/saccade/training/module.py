@@ -108,8 +108,8 @@ class TaskModule(LightningModule):
         first_epoch: epoch of the run that Lightning counts as 0.
         optimizer_state: state dict of the optimiser, if a phase is resumed.
         average_state: state dict of the averaged network, if a phase is resumed.
-        mixing: mixing of the images of a batch, if any.
-        teacher: teacher for distillation, if any.
+        mixing: mixing of images, if any.
+        teacher: for distillation, if any.
     """
 
     def __init__(

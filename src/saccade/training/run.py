@@ -61,9 +61,9 @@ def train(
 ) -> dict[str, Any]:
     """Train the network that ``recipe`` describes, and return the contents of done.json.
 
-    A finished run is not repeated. An interrupted run resumes after its last finished epoch; on the CPU the result is
-    bit-identical to that of an uninterrupted run. If a loss or an output is not finite, training stops: ``diverged`` in
-    the result names the place, and the scores are those of the last finished epoch.
+    A finished run is not repeated. An interrupted one resumes after its last finished epoch; on the CPU the result is
+    bit-identical. If a loss or an output is not finite, training stops: ``diverged`` in the result names the place, and
+    the scores are those of the last finished epoch.
 
     Args:
         recipe: recipe of the run.

@@ -97,11 +97,7 @@ def _read_cached(path: Path, file_name: str, size: int, mtime_ns: int) -> CocoFi
 
 
 def _load_lists(path: Path, file_name: str) -> list[list[dict[str, Any]]]:
-    """Return the lists ``images``, ``categories`` and ``annotations``.
-
-    Raises:
-        UserError: the file is not JSON, or lacks one of them.
-    """
+    """Return the lists ``images``, ``categories`` and ``annotations``; raise UserError if the file lacks one."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             values = json.load(file)
@@ -125,11 +121,7 @@ def _load_lists(path: Path, file_name: str) -> list[list[dict[str, Any]]]:
 
 
 def _category_names(categories: Sequence[Mapping[str, Any]], file_name: str) -> dict[int, str]:
-    """Return category names by id.
-
-    Raises:
-        UserError: a category has no id or name, or shares one with another.
-    """
+    """Return category names by id; raise UserError unless ids and names are unique."""
     names = dict[int, str]()
     for category in categories:
         category_id, name = category.get("id"), category.get("name")
@@ -161,11 +153,7 @@ def _empty_supercategory(categories: Sequence[Mapping[str, Any]], used: set[Any]
 
 
 def _images_by_id(images: Sequence[dict[str, Any]], file_name: str) -> dict[Any, dict[str, Any]]:
-    """Return image entries by id.
-
-    Raises:
-        UserError: an image has no id or file name, or shares its id with another.
-    """
+    """Return image entries by id; raise UserError unless each has a unique id and a file name."""
     entries = dict[Any, dict[str, Any]]()
     for entry in images:
         image_id, name = entry.get("id"), entry.get("file_name")
@@ -204,7 +192,7 @@ def _parse_annotation(annotation: Mapping[str, Any], names: Mapping[int, str], l
     """Return the object of an annotation, or "crowd" if it is left out.
 
     Raises:
-        LabelError: the annotation cannot be used; the message is a predicate whose subject is the annotation.
+        LabelError: it cannot be used; the message is a predicate of the annotation.
     """
     category_id = annotation.get("category_id")
     if not isinstance(category_id, int) or isinstance(category_id, bool) or category_id not in names:

@@ -116,11 +116,7 @@ class FolderLayout(Layout):
 
     @final
     def _survey(self, spec: Data) -> Survey:
-        """Return the survey of the source.
-
-        Raises:
-            UserError: the folder does not exist or is not in this layout.
-        """
+        """Return the survey of the source; raise UserError unless it is a folder in this layout."""
         option_problems = self._option_problems(spec.options)
         options = {name: value for name, value in spec.options.items() if name in self.options}
         survey = self.survey_with_options(self._root(spec.source), options)

@@ -11,7 +11,7 @@ __all__ = ["check_inside"]
 
 
 def check_inside(root: Path, paths: Iterable[str], file_name: str) -> None:
-    """Raise unless every path in ``paths`` stays below ``root``.
+    """Raise UserError unless all ``paths`` stay below ``root``; see :func:`saccade.imagefiles.resolve_inside`.
 
     Symbolic links are resolved once per folder, because lists hold many paths of few folders.
 
@@ -19,9 +19,6 @@ def check_inside(root: Path, paths: Iterable[str], file_name: str) -> None:
         root: folder that must contain every path.
         paths: paths relative to ``root``, with ``/``.
         file_name: file that holds the paths, for the message.
-
-    Raises:
-        UserError: see :func:`saccade.imagefiles.resolve_inside`.
     """
     checked_folders = set()
     for path in paths:

@@ -60,7 +60,7 @@ class _TableSurvey(Survey):
 
     Attributes:
         labels: names of all labels, in column order.
-        labels_of: maps an image to its labels; None if the data is single-label, so that labels are classes.
+        labels_of: maps an image to its labels; None if single-label, so that labels are classes.
     """
 
     labels: tuple[str, ...] = ()
@@ -183,8 +183,7 @@ class TableLayout(FolderLayout):
 def _assign_by_folder(labelling: TableLabels, root: Path, notes: list[str]) -> dict[Path, LabelledImage]:
     """Return the images, assigned to splits by their first folder such as ``train`` or ``test_images``.
 
-    An empty dict is returned if a row names a split, an image is in no split folder (noted), or train or any other
-    split is missing.
+    Return {} if a row names a split, an image is in no split folder (noted), or train or any other split is missing.
     """
     split_of = {word: split for split, words in SPLIT_NAMES.items() for word in words}
     if any(row.split_name for row in labelling.images.values()):
@@ -279,11 +278,7 @@ def _delimiter_note(table: ImageTable) -> str:
 
 
 def _check_binary_options(options: Mapping[str, Any]) -> None:
-    """Raise unless the options ``uncertain`` and ``blank`` are 0 or 1.
-
-    Raises:
-        UserError: names the option.
-    """
+    """Raise UserError unless the options ``uncertain`` and ``blank`` are 0 or 1."""
     for name in ("uncertain", "blank"):
         if options.get(name, 0) not in (0, 1):
             raise UserError(f"data.options.{name} = {options[name]!r}: 0 or 1 is needed")

@@ -66,11 +66,7 @@ def read_annotation(path: Path, file_name: str) -> ImageAnnotations:
 
 
 def _parse_object(element: ElementTree.Element, location: str) -> Annotation:
-    """Return the object of one XML element.
-
-    Raises:
-        LabelError: a name or a number is missing or invalid.
-    """
+    """Return the object of one XML element; raise LabelError for a missing or invalid name or number."""
     name = (element.findtext("name") or "").strip()
     if not name:
         raise LabelError("has no class name")

@@ -64,11 +64,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _parse_object(words: Sequence[str], names: Sequence[str], has_keypoints: bool) -> Annotation:
-    """Return the object on a line.
-
-    Raises:
-        LabelError: the line has too few or too many numbers, or an invalid one.
-    """
+    """Return the object on a line; raise LabelError for a wrong count of numbers or an invalid one."""
     name = names[_parse_index(words[0], len(names))]
     values = [_parse_fraction(word) for word in (words[1:5] if has_keypoints else words[1:])]
     if len(values) == 4:
@@ -99,11 +95,7 @@ def _parse_index(word: str, n_classes: int) -> int:
 
 
 def _parse_fraction(word: str) -> float:
-    """Return a coordinate as a fraction of width or height.
-
-    Raises:
-        LabelError: it is not a number between 0 and 1, up to ``_TOLERANCE``.
-    """
+    """Return a coordinate as a fraction of width or height; raise LabelError outside 0 to 1 ± ``_TOLERANCE``."""
     try:
         value = float(word)
     except ValueError:

@@ -9,19 +9,18 @@ Supported structures:
 Images may be nested below their class. They are rotated by EXIF, converted to RGB and resized to one size. Transparency
 is dropped.
 
-16-bit greyscale is read as 0 to 65535 and reduced to its upper byte. Images are not stretched to their own range,
-because brightness would then differ in meaning between them; so 12-bit values in a 16-bit file come out nearly black
-and must be multiplied by 16 first. ``saccade data`` reports such images.
+16-bit greyscale is read as 0 to 65535 and reduced to its upper byte, not stretched to each image's own range, which
+would change the meaning of brightness; so 12-bit values come out nearly black and must be multiplied by 16 first.
+``saccade data`` reports such images.
 
 Hidden files and the files of operating systems (``@eaDir``, ``$RECYCLE.BIN``, ``Thumbs.db`` …) are ignored. Class
 names that differ only in Unicode normalisation are one class.
 
-Broken and too large files raise an error that names them; they are left out with ``skip_bad``, and always in the
-validation split. The remaining files keep their split. A file linked into two splits or classes is refused; within
-one class, it is used once. Byte-identical copies are used and counted in ``Splits.cautions``, because
-published data sets contain some.
+Broken and too large files raise an error that names them; ``skip_bad`` and the validation split leave them out. The
+others keep their split. A file linked into two splits or classes is refused; within one class, it is used once.
+Byte-identical copies, which published data sets contain, are used and counted in ``Splits.cautions``.
 
-This layout is the least strict, so it is tried last.
+As the least strict layout, it is tried last.
 """
 
 from __future__ import annotations
@@ -126,8 +125,7 @@ class ClassFolders(FolderLayout):
 def _group_by_class(folders: Iterable[Path]) -> dict[str, list[Path]]:
     """Return ``folders`` by class name, normalised to NFC.
 
-    Linux and Windows write composed letters (é), macOS decomposed ones (e + ´); names that differ only in that look the
-    same, so their folders are one class.
+    Linux and Windows write composed letters (é), macOS decomposed ones (e + ´), which look the same.
     """
     classes = defaultdict[str, list[Path]](list)
     for folder in folders:

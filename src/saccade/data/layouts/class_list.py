@@ -8,10 +8,8 @@ both are missing, ``test_part`` of the images is held back for testing. Each lin
 * ``path label`` or ``path,label``, in every line or in none; the path has its suffix. The label is a name, or an
   index into ``classes.txt`` if that file is beside the lists.
 
-Paths are relative to the folder itself or to its folder ``images``; a path outside the folder is refused. Images in no
-list are not read.
-
-Such folders also hold class folders, so this layout is tried before ``class_folders``: lists take precedence.
+Paths are relative to the folder or its folder ``images``; one outside the folder is refused. Images in no list are not
+read. This layout is tried before ``class_folders``, which would also accept the folder.
 """
 
 from __future__ import annotations
@@ -96,7 +94,7 @@ def _read_entries(root: Path, lists: dict[str, Path]) -> dict[str, list[tuple[st
     """Return the (path, label) of each line by split; the label is "" for a path in no class folder.
 
     Raises:
-        UserError: a list cannot be read or is not UTF-8, or only some lines have a label.
+        UserError: a list is unreadable or not UTF-8, or only some lines have a label.
     """
     entries = {
         split: [_split_label(line.replace("\\", "/")) for line in read_lines(path)] for split, path in lists.items()

@@ -137,7 +137,7 @@ def _files_by_split(root: Path, notes: list[str]) -> dict[str, _SplitFile]:
     """Return the JSON file of each split (train, val, test); a single file is ``train``, whatever its name.
 
     Raises:
-        UserError: two files belong to one split, or the training split has no file.
+        UserError: a split has two files, or the training split none.
     """
     paths = _json_files(root)
     if all(path.name == _ROBOFLOW and path.parent != root for path in paths):
@@ -174,11 +174,7 @@ def _split_in_name(stem: str) -> str:
 
 
 def _annotated_images(root: Path, file: _SplitFile, coco: CocoFile) -> dict[Path, ImageAnnotations]:
-    """Return annotations by image path.
-
-    Raises:
-        UserError: a path is outside the folder, or no folder holds the images.
-    """
+    """Return annotations by image path; raise UserError for a path outside the folder or without a folder of images."""
     file_name = file.path.relative_to(root).as_posix()
     folders = list(_image_folders(root, file))
     names = list(coco.images)

@@ -2,19 +2,18 @@
 
 Supported structures:
 
-* one table, with a column ``split`` (``train``, ``val``, ``test``); without it, ``test_part`` is held back for testing;
+* one table, with a column ``split`` (``train``, ``val``, ``test``), else ``test_part`` is held back for testing;
 * one table beside lists of images: ``train_val_list.txt`` (or ``train_list.txt``, ``val_list.txt``) and
   ``test_list.txt``, as in ChestX-ray14;
-* ``train.csv`` beside ``test.csv`` or ``val.csv``; a test table without labels, as on Kaggle, is ignored;
+* ``train.csv`` beside ``test.csv`` (ignored without labels, as on Kaggle) or ``val.csv``;
 * ``_classes.csv`` in each of ``train``, ``valid`` and ``test``, as written by Roboflow.
 
 A table is separated by commas, semicolons or tabs and has a header. Its columns are
 
-* the image: the column whose values name images of the folder. A value is a path or a name, with or without suffix;
-  images may be nested below the folder;
+* the image: the column whose values name images at any depth of the folder, by path or name, with or without suffix;
 * the label: ``label``, ``class``, ``category``, ``Finding Labels`` or similar, or the only remaining column. A cell
   holds one label, or several separated by ``|`` or ``;`` (in ``labels`` and ``tags`` also by commas or spaces);
-* or one 0/1 column for each label. If every image has exactly one 1, the labels are classes;
+* or one 0/1 column for each label, which is a class if every image has exactly one 1;
 * the group: ``group``, ``patient``, ``subject``, ``lesion`` or ``scene``; images of one group are kept in one split.
 
 Columns such as age, sex and view are not labels. If headers are ambiguous, set ``data.options``: ``image``, ``labels``,
@@ -22,8 +21,7 @@ Columns such as age, sex and view are not labels. If headers are ambiguous, set 
 of -1 and of an empty cell in a 0/1 column. ``by`` names a column whose values are also scored one by one.
 
 Class folders with a table of their images are read as class folders, unless the recipe names this layout. Folders such
-as ``images_001`` are not classes, nor are folders (of patients, for example) whose names never occur in both train and
-test.
+as ``images_001``, or of patients, whose names never occur in both train and test, are not classes.
 """
 
 from __future__ import annotations
@@ -155,7 +153,7 @@ def _split_tables(paths: Mapping[str, Path], index: ImageIndex, options: Mapping
     """Return one table per split; tables without a label column of the training table are left out.
 
     Raises:
-        UserError: a table lacks some of the labels, the group column or that of the option ``by``.
+        UserError: a table lacks some labels, the group column or that of ``by``.
     """
     records = {
         split: read_csv(path, path.relative_to(index.root).as_posix(), min_columns=2 if split == "train" else 1)
@@ -241,7 +239,7 @@ def _find_image_column(table: TableFile, folder: Path, index: ImageIndex, option
     """Return the column that names images.
 
     Raises:
-        UserError: the option ``image`` is not a column, no column names an image, or two name different ones.
+        UserError: the option ``image`` is not a column, or not exactly one column names images.
     """
     if (option := options.get("image")) is not None:
         if option not in table.header:

@@ -5,7 +5,7 @@ corner of the image, and optionally ``viewer`` (``subject``, ``observer``), ``or
 (``scene``, ``patient``, …). ``duration`` is not read. Fixations are sorted by viewer and ``order``. Fixations outside
 their image are dropped and counted; an image without a fixation inside it is refused.
 
-Layout ``csv`` would accept such a table, so this layout is tried first. Class folders with a table of one row per image
+Layout ``csv`` would accept such a table, so this one is tried first. Class folders with a table of one row per image
 are read as class folders, unless the recipe names this layout.
 """
 
@@ -218,7 +218,7 @@ def _split_images(
 ) -> tuple[dict[str, SplitFiles], dict[Path, str]]:
     """Return the files of each split, and the group of each image.
 
-    A message is added to ``problems`` for each image whose rows differ in split or group.
+    ``problems`` gets a message for each image whose rows differ in them.
     """
     files, names, groups = defaultdict[str, list[Path]](list), dict[str, str](), dict[Path, str]()
     for path, image_rows in rows.items():

@@ -9,17 +9,17 @@ Supported structures:
 
 Without splits, ``test_part`` of the images is held back for testing. A split without masks is not used.
 
-A mask has the size of its image; two images of one name are refused. It holds either class indices (palette images: the
-palette index; 255 = no class) or colours. Masks with only the values 0 and 255 have two classes, background and
-foreground. A file in the folder names the classes:
+A mask has the size of its image; two images of one name are refused. It holds class indices (in palette images the
+palette index; 255 = no class) or colours. Values of only 0 and 255 are the classes background and foreground. A file
+in the folder names the classes:
 
 * for class indices: ``classes.txt``, one name per line in index order, or Roboflow's ``_classes.csv`` (``Pixel Value,
   Class``);
 * for colours: CVAT's ``labelmap.txt`` (``name:r,g,b::``), ``class_dict.csv`` (``name,r,g,b``) or ``label_colors.txt``
   (``r g b name``); any other colour is refused.
 
-Pixels of a class called ``void``, ``ignore`` or ``unlabelled`` become 255; ``data.options.void`` names other classes;
-false ignores none.
+Pixels of a class called ``void``, ``ignore`` or ``unlabelled``, or as in ``data.options.void`` (false: none), become
+255.
 
 The two folders look like two class folders, so this layout is tried before ``class_folders``.
 """
@@ -126,10 +126,7 @@ def training_pair(root: Path) -> tuple[Path, Path] | None:
 
 
 class _ImageMaskFolders(NamedTuple):
-    """Image folder and mask folder of one split.
-
-    ``mask_ending`` is the text that mask names add to the stems of their images.
-    """
+    """Image folder and mask folder of one split; mask names add ``mask_ending`` to image stems."""
 
     name: str
     images: Path
@@ -162,7 +159,7 @@ def _differing_class_files(root: Path, class_file: Path | None, pairs: Iterable[
     """Return one sentence per split whose class file lists other classes than ``class_file``.
 
     Raises:
-        UserError: a class file cannot be read.
+        UserError: a class file is unreadable.
     """
     others = {
         file: pair.name for pair in pairs if (file := find_class_file(pair.class_folders)) not in (None, class_file)
@@ -198,7 +195,7 @@ def _unused_images_note(root: Path, used: Container[Path], maskless: Collection[
 def _pairs_by_split(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]]:
     """Return the folder pair of each split, and the names of splits without masks.
 
-    Without split folders, the only split is ``train``.
+    Without split folders, the split is ``train``.
     """
     folders = {path.name: path for path in subfolders(root)}
     images, masks = _find_folder(folders, _IMAGES), _find_folder(folders, _MASKS)
@@ -221,7 +218,7 @@ def _pairs_by_split(root: Path) -> tuple[dict[str, _ImageMaskFolders], list[str]
 
 
 def _split_pair(split_folder: Path, siblings: dict[str, Path]) -> _ImageMaskFolders | None:
-    """Return the image and mask folders inside a split folder, else the split folder and its mask folder.
+    """Return the image and mask folders inside a split folder, else the folder and its mask folder.
 
     Roboflow stores masks in the split folder itself.
     """

@@ -82,11 +82,7 @@ def _find_table(folder: Path) -> Path | None:
 
 
 def _find_columns(table: TableFile, options: Mapping[str, Any]) -> Columns:
-    """Return the columns of a table.
-
-    Raises:
-        UserError: the table has no column of file names or of labels.
-    """
+    """Return the columns of a table; raise UserError without one of file names or of labels."""
     image = str(options.get("image", _IMAGE_COLUMN))
     if image not in table.header:
         raise UserError(f"{brief(table.file_name)} has no column {image!r}; its columns are {', '.join(table.header)}")

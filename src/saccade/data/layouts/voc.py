@@ -9,8 +9,8 @@ Supported structures:
   Roboflow writes it.
 
 Images and XML files are paired by name; ``<filename>`` is not read. The classes are those of CVAT's ``labelmap.txt``
-without ``background``, else all names in the XML of all splits, in alphabetical order. Objects marked ``difficult`` are
-used and counted in a note. XML with a DOCTYPE is refused.
+without ``background``, else all names in all XML, in alphabetical order. Objects marked ``difficult`` are used and
+counted in a note. XML with a DOCTYPE is refused.
 
 Layout ``voc_masks`` reads the masks of such a folder.
 """

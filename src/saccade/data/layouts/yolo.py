@@ -7,15 +7,14 @@ Supported structures:
   file with one image per line. Paths are relative to ``path`` if that is a folder in the data folder, else to the data
   folder; Roboflow's leading ``../`` is dropped. A path outside the data folder is refused;
 * without ``data.yaml``, ``images`` beside ``labels`` at the top level, optionally with split folders in both, or in
-  each split folder. ``classes.txt`` is in ``labels`` or beside it, as LabelImg and Label Studio write it. Without
-  class names, the classes are numbers.
+  each split folder. ``classes.txt``, in ``labels`` or beside it, as LabelImg and Label Studio write it, names the
+  classes, else they are numbers.
 
-The label file of an image has the image's stem. Its folder is the image's, with the last ``images`` in the path
-replaced by ``labels``. If no folder is called ``images``, the file is beside the image. An image with an empty or
-missing label file is background; a split without label files is refused.
+A label file has its image's stem and folder, with the last ``images`` in the path replaced by ``labels``, if there is
+one. An image with an empty or missing label file is background; a split without label files is refused.
 
-A line is ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 …``. In a data set with ``kpt_shape``, boxes are read
-and keypoints are not.
+A line is ``class x y width height`` or ``class x1 y1 x2 y2 x3 y3 …``. Keypoints of a data set with ``kpt_shape`` are
+not read.
 
 PyYAML, a dependency of timm, reads the ``.yaml`` with ``safe_load``.
 """
@@ -142,7 +141,7 @@ def _find_yaml(root: Path) -> _DataYaml | None:
     """Return the YAML file that describes the data set, ``data.yaml`` before others; None without one.
 
     Raises:
-        UserError: ``data.yaml`` cannot be read, or the class names cannot be used.
+        UserError: ``data.yaml`` or the class names cannot be used.
     """
     paths = sorted(root.glob("*.y*ml"), key=lambda path: (path.stem != "data", path.name))
     for path in paths:
@@ -165,11 +164,7 @@ def _is_classification_set(root: Path) -> bool:
 
 
 def _load_yaml(path: Path) -> Any:
-    """Return the values of a YAML file.
-
-    Raises:
-        UserError: it cannot be read or is not valid YAML.
-    """
+    """Return the values of a YAML file, else raise UserError."""
     import yaml
 
     try:
@@ -186,8 +181,8 @@ def _yaml_names(values: dict[str, Any], file_name: str) -> list[str]:
     """Return the class names in index order.
 
     Raises:
-        UserError: ``names`` is neither a list nor a dictionary of the indices 0, 1, …; a name is not a string or occurs
-            twice; or their number is not ``nc``.
+        UserError: ``names`` is neither a list nor a dictionary of the indices 0, 1, …; a name is no string or occurs
+            twice; or there are not ``nc``.
     """
     names, count = values["names"], values.get("nc")
     if isinstance(names, dict):
@@ -218,7 +213,7 @@ def _files_in_yaml(
     """Return name and files of each split in a YAML file.
 
     Raises:
-        UserError: no training images are named, or a path is outside the folder or does not exist.
+        UserError: no training images are named, or a path is outside the folder or missing.
     """
     file_name, base = yaml.path.name, _base_folder(root, yaml, notes)
     split_names = assign_splits(key for key in _SPLIT_NAMES if yaml.values.get(key))
@@ -261,10 +256,9 @@ def _base_folder(root: Path, yaml: _DataYaml, notes: list[str]) -> Path:
 
 
 def _check_text(value: Any, location: str) -> str:
-    """Return ``value`` if it is a string.
+    """Return ``value`` if it is a string, else raise UserError.
 
-    Raises:
-        UserError: it is not a string. The value is not shown, because YAML aliases can expand without limit.
+    The message does not show it, because YAML aliases can expand without limit.
     """
     if isinstance(value, str):
         return value
@@ -272,11 +266,7 @@ def _check_text(value: Any, location: str) -> str:
 
 
 def _resolve_entry(root: Path, base: Path, text: str, location: str) -> Path:
-    """Return the folder or list that an entry names.
-
-    Raises:
-        UserError: the path is outside ``root``.
-    """
+    """Return the folder or list that an entry names; raise UserError outside ``root``."""
     name = _relative_to_root(root, base, text)
     return root if name == "." else resolve_inside(root, name, location)
 

@@ -53,10 +53,8 @@ _OBJECT_STORE_BYTES = 100 * 2**20
 class _RemoteWorker:
     """Ray actor that executes the calls of the scheduler.
 
-    Args:
-        threads: CPU threads of one run.
-        folder: working folder of the process that started the study.
-        path: module search path of that process.
+    Each run has ``threads`` CPU threads; ``folder`` and module search ``path`` are those of the process that started
+    the study.
     """
 
     def __init__(self, threads: int, folder: str, path: list[str]) -> None:
@@ -147,8 +145,8 @@ class Cluster(Executor[_ActorHandle]):
         study: study to execute.
         slots: number of concurrent runs; None uses as many as fit the cluster.
         device: ``auto``, ``cpu`` or ``cuda``.
-        address: address of the cluster; None is the connected cluster, else ``RAY_ADDRESS``, else a cluster started on
-            this machine for the ``with`` block.
+        address: that of the cluster; None is the connected one, else ``RAY_ADDRESS``, else one started on this machine
+            for the ``with`` block.
         notify: receives ``EngineStatus``.
 
     Raises:
@@ -309,8 +307,8 @@ class Cluster(Executor[_ActorHandle]):
 def _handshake_file(folder: Path, secret: str) -> Iterator[Path]:
     """Write ``secret`` to a file in ``folder``, yield the path, and remove the file at the end.
 
-    ``folder`` is created if needed and removed if empty. The file name is unique, because two processes may start a
-    study in one folder before either holds its lock.
+    ``folder`` is created if needed and removed if empty. The name is unique, because two processes may start a study in
+    one folder before either holds its lock.
     """
     created_folders: list[Path] = []
     path = folder / f".lock.ray.{secrets.token_hex(8)}"  # Study.check_folder ignores names that start with .lock

@@ -61,9 +61,9 @@ class _Process(Worker):
 
 @contextmanager
 def _blank_main_module() -> Iterator[None]:
-    """Replace the ``__main__`` module, which spawned processes import, by an empty module.
+    """Replace the ``__main__`` module, which spawned processes import, by an empty one.
 
-    A caller's script without ``if __name__ == "__main__"`` would otherwise start the study again.
+    A script without ``if __name__ == "__main__"`` would otherwise start the study again.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

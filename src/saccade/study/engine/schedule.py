@@ -54,13 +54,13 @@ def execute(
     """Execute every unfinished run of ``study``, after checking data, host and mechanisms; return one outcome per run.
 
     Args:
-        study: the study; its folder is created unless the folder already holds this study.
-        slots: number of concurrent runs; None is one per accelerator, or the CPU cores divided by the recipe's threads.
+        study: the study, whose folder is created if new.
+        slots: number of concurrent runs; None is one per accelerator, or CPU cores by the recipe's threads.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``; on a Ray cluster ``auto``, ``cpu`` or ``cuda``.
         notify: receives ``EngineStatus``, ``ChecksBegan``, ``FilesChecked``, ``DataOpened``, ``SettingsDecided``,
             ``StudyBegan``, and for each run ``RunBegan``, ``RunEvent`` and ``RunEnded``.
         engine: ``local`` or ``ray``.
-        address: address of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a cluster is started on this machine.
+        address: that of a Ray cluster; None is ``RAY_ADDRESS`` if set, else a new cluster on this machine.
         trust: code that a saved teacher network may import; passed to ``check`` and ``train`` unless False.
         train: ``package.module:function`` that executes a run, called as ``(recipe, folder, device=..., notify=...)``.
         check: ``package.module:function`` that checks the study, called as ``(recipes=..., margin=..., device=...,

@@ -60,7 +60,7 @@ def infer_metric(
     Args:
         column: name of the column, with or without the unit in brackets: ``top-1 [%]``.
         values: all scores, of runs and of images.
-        baseline_mean: mean score of the baseline; its hundredth is the margin if no bounds and no ``margin`` are known.
+        baseline_mean: mean score of the baseline; its hundredth is the margin if neither that nor bounds are known.
         unit: unit of the scores; None infers it.
         bounds: smallest and largest possible score; None infers them.
         lower_is_better: direction of the scores; None infers it from the name.

@@ -34,14 +34,13 @@ class RunScores:
     Attributes:
         name: name of the file, or of the folder of all files.
         column: name of the column of the scores.
-        scores: maps (arm, seed) to the score of a run; the mean of per-image scores, if ``images`` is not None.
-        images: maps (arm, seed) to per-image scores (n,), in the same order of images for all runs; None without
-            per-image scores.
-        groups: group of each image; None without groups.
+        scores: maps (arm, seed) to the score of a run, the mean of any per-image scores.
+        images: maps (arm, seed) to per-image scores (n,), in the same order of images for all runs, if any.
+        groups: group of each image, if any.
         files: maps (arm, seed) to the file of the run.
         scored_epoch: phrase for the epoch whose weights were scored; "" if unknown.
         origin: maps a heading in the report to text about the files.
-        notes: caveats to show with the verdicts.
+        notes: caveats of the verdicts.
     """
 
     name: str

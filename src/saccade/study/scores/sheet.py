@@ -31,8 +31,8 @@ class Sheet:
     Attributes:
         name: name of the file, for messages.
         columns: names of the columns, without surrounding spaces.
-        rows: tuples of cells, one cell per column.
-        lines: line number of each row in the file; for a table from Python the row number, from 1.
+        rows: tuples of one cell per column.
+        lines: line number of each row in the file; in a table from Python the row, from 1.
         delimiter: "comma", "semicolon" or "tab"; "" for a table from Python.
     """
 

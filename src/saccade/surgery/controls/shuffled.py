@@ -3,11 +3,10 @@ r"""The control ``shuffled``: the mechanism with the gate or context of another 
     y_i = x_i ⊙ g(x_{i+1})           for a gate g
     y_i = x_i + c(x_{i+1})           for a context c
 
-Image i + 1 is the next of the batch; the first follows the last. If a mechanism helps no more than this control, the
-mechanism does not need each image's own gate.
+Image i + 1 is the next of the batch; the first follows the last. A mechanism that helps no more than this control does
+not need each image's own gate.
 
-Training and evaluation both exchange gates, so a score depends on the order of the images. Evaluation uses one random
-order for all runs, because neighbours in sorted folders share a class.
+Evaluation exchanges gates too, in one random order for all runs, because neighbours in sorted folders share a class.
 """
 
 from __future__ import annotations
