@@ -56,7 +56,7 @@ def test_the_glossary_is_short():
 
 PRINTED = {
     "README.md": ["layer4"],
-    "export.md": ["(1, 3, 64, 64) "],
+    "architectures.md": ["torch.Size([2, 10])", "'vt.1.tokenizer': (2, 16, 16, 12)"],
     "judge.md": ["helps"],
     "trainers.md": ["['encoder.layer1', 'encoder.layer2', 'encoder.layer3', 'encoder.layer4']"],
     "tuning.md": ["runs"],
@@ -67,7 +67,7 @@ PRINTED = {
         "['none', 'se']",
     ],
 }
-FRAGMENTS = {"extending.md", "mechanisms.md"}
+FRAGMENTS = {"export.md", "extending.md", "mechanisms.md"}
 """Pages with Python that other tests run, or that is one line of the reader's own script."""
 
 
