@@ -108,7 +108,7 @@ def channel_means(gate: Tensor) -> Tensor:
 def site_to_show(maps: Mapping[str, Tensor], min_size: int = 4) -> str | None:
     """Return the last site whose gate (B, C | 1, H | 1, W | 1) has at least ``min_size`` rows and columns.
 
-    If there is none, return the site with the largest spatial standard deviation, or None without a spatial gate.
+    Without such a site, return that of the largest spatial standard deviation; None without a spatial gate.
     """
     large_sites = [site for site, gate in maps.items() if min(gate.shape[-2:]) >= min_size]
     if large_sites:

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from saccade.attention.residual_attention import SoftMask
 from saccade.errors import UserError
+from saccade.models._sequential_classifier import check_stem
 
 __all__ = ["AttentionModule", "ResidualAttentionNetwork", "ran56", "ran92", "ran_small"]
 
@@ -124,10 +125,7 @@ class ResidualAttentionNetwork(nn.Module):
             raise UserError(f"channels must be five positive numbers, got {list(channels)}")
         if last_units < 1:
             raise UserError(f"last_units must be at least 1, got {last_units}")
-        if not width > 0:
-            raise UserError(f"width must be positive, got {width}")
-        if stem_stride not in (1, 2, 4):
-            raise UserError(f"stem_stride must be 1, 2 or 4, got {stem_stride}")
+        check_stem(stem_stride, width)
         stem, *widths = (_rounded(c * width, 32 if k else 8) for k, c in enumerate(channels))
         self.num_classes, self.drop_rate, self.grad_checkpointing = num_classes, drop_rate, False
         paper_stem = stem_stride == 4

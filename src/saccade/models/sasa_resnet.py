@@ -25,6 +25,7 @@ from torch import nn
 from saccade.attention.sasa import StandAloneSelfAttention
 from saccade.attention.sasa_stem import AttentionStem
 from saccade.errors import UserError
+from saccade.models._sequential_classifier import check_stem
 
 __all__ = ["SASAResNet", "sasa_resnet26", "sasa_resnet38", "sasa_resnet50"]
 
@@ -82,12 +83,9 @@ class SASAResNet(ResNet):
         bn_momentum: float = 0.1,
         **options: Any,
     ) -> None:
-        if width <= 0:
-            raise UserError(f"width must be above 0, got {width}")
+        check_stem(stem_stride, width)
         if stem not in _STEMS:
             raise UserError(f"stem must be one of {', '.join(_STEMS)}, got {stem!r}")
-        if stem_stride not in (1, 2, 4):
-            raise UserError(f"stem_stride must be 1, 2 or 4, got {stem_stride}")
         if len(layers) != 4:
             raise UserError(f"layers must give the blocks of four stages, got {list(layers)}")
         if not set(attention_groups) <= {1, 2, 3, 4}:

@@ -94,7 +94,7 @@ def _conv(in_channels: int, layer: _Layer) -> nn.Conv2d:
 
 
 class _Block(nn.Module):
-    """Residual block (B, C, H, W) -> (B, O, H/stride, W/stride); the gate is the identity where there is none."""
+    """Residual block (B, C, H, W) -> (B, O, H/stride, W/stride); ``gate`` is the identity in a stage without gates."""
 
     def __init__(
         self,

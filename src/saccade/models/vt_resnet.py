@@ -29,6 +29,7 @@ from timm.models.resnet import BasicBlock, Bottleneck, make_blocks
 from torch import Tensor, nn
 
 from saccade.errors import UserError, did_you_mean
+from saccade.models._sequential_classifier import check_stem
 from saccade.models._visual_tokens import (
     ClusteringTokenizer,
     EquationProjector,
@@ -114,7 +115,7 @@ class VTResNet(nn.Module):
         zero_init_last: True to initialise the last norm of each block with zeros.
 
     Raises:
-        UserError: an option is none of those.
+        UserError: an option has no such value.
     """
 
     def __init__(
@@ -142,10 +143,7 @@ class VTResNet(nn.Module):
         _check("tokenizer", tokenizer, TOKENIZERS)
         _check("transformer", transformer, ("transformer", "graph", "none"))
         _check("reading", reading, ("published_size", "equations"))
-        if stem_stride not in (1, 2, 4):
-            raise UserError(f"stem_stride must be 1, 2 or 4, got {stem_stride}")
-        if width <= 0:
-            raise UserError(f"width must be above 0, got {width}")
+        check_stem(stem_stride, width)
         if modules < 1:
             raise UserError(f"modules must be at least 1, got {modules}")
         if len(layers) != 3:

@@ -100,7 +100,7 @@ def _builder(host: HostConfig, trust: Trust, subject: str) -> Callable[..., Any]
     """Return the function that builds the host from its options.
 
     Raises:
-        UserError: there is none, or it is neither from a library nor trusted.
+        UserError: no function is found, or it is neither from a library nor trusted.
     """
     keys = [key for key in HOST_KEYS if host.get(key) is not None]
     if len(keys) != 1:
@@ -152,7 +152,7 @@ def _library_builder(name: str, subject: str) -> Callable[..., Any]:
     """Return the network class or registered function ``name`` of a known library; import no other package.
 
     Raises:
-        UserError: there is none.
+        UserError: the library has no such name.
     """
     module, _, attribute = name.partition(":")
     library = _library_of(name)
