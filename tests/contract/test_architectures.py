@@ -52,8 +52,8 @@ class Right(nn.Module):
         self.reset_classifier(num_classes)
 
     def reset_classifier(self, num_classes):
-        self.num_classes = num_classes
-        self.head = nn.Linear(8, num_classes) if num_classes else nn.Identity()
+        self.num_classes, like = num_classes, next(self.parameters())
+        self.head = nn.Linear(8, num_classes, dtype=like.dtype) if num_classes else nn.Identity()
 
     def get_classifier(self):
         return self.head
@@ -168,6 +168,12 @@ class KeepsItsHead(Right):
         super().reset_classifier(num_classes)
         if not num_classes and head is not None:
             self.head = head
+
+
+class LosesItsDtype(Right):
+    def reset_classifier(self, num_classes):
+        super().reset_classifier(num_classes)
+        self.head.float()
 
 
 class StatesOtherChannels(Right):
@@ -292,6 +298,7 @@ BROKEN = {
     HasAnotherClassifier: ("splits_into_features_and_head", "get_classifier() of pre_logits differs from forward by"),
     ForgetsTheNewNumber: ("resets_its_classifier", "after reset_classifier(12): (2, 3, 16, 12) comes out as (2, 10)"),
     KeepsItsHead: ("resets_its_classifier", "after reset_classifier(0) the output differs from pre_logits by inf"),
+    LosesItsDtype: ("resets_its_classifier", "must have the same dtype"),
     StatesOtherChannels: ("gives_feature_maps", "map 1 has 8 channels; feature_info says 16"),
     StatesAnotherReduction: ("gives_feature_maps", "map 1 has sides (4, 3) for images of (16, 12)"),
     ChangesItsInput: ("leaves_its_input_alone", "changes its input in eval"),
