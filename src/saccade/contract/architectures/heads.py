@@ -40,7 +40,7 @@ def splits_into_features_and_head(case: ArchitectureCase) -> None:
 
 
 def resets_its_classifier(case: ArchitectureCase) -> None:
-    """After ``reset_classifier(n)`` there are n logits of the same dtype; n = 0, also at construction, gives the features."""
+    """After ``reset_classifier(n)`` there are n logits of the same dtype; n = 0, also at first, gives the features."""
     network: Any = case.build_randomized()
     _require(network, "reset_classifier")
     x, num_classes = case.random_maps(), case.num_classes + 2
