@@ -95,3 +95,10 @@ def test_sentences_follow_the_numbers():
     page = render_class_gates(ClassGates("run", "net", "none", ["a", "b"], [1, 1], turned))
     assert "goes from 2.00 to 0.25: the gates of the last stage depend less on the class" in page
     assert "passing everything is layer2: mean 0.90" in page
+
+
+def test_the_folder_of_a_study_is_refused_with_one_of_its_runs(run, tmp_path):
+    (tmp_path / "se" / "seed0").mkdir(parents=True)
+    (tmp_path / "se" / "seed0" / "done.json").write_text("{}")
+    code, _, err = run("gates", str(tmp_path))
+    assert (code, f"name one of its runs, such as {tmp_path / 'se' / 'seed0'}" in err) == (2, True)

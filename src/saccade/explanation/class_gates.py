@@ -158,7 +158,9 @@ def class_gates(
     done = read_done(folder / "done.json") if recipe is not None else None
     if recipe is None or done is None:
         what = "is not a folder" if not folder.is_dir() else "holds no finished run"
-        raise UserError(f"{folder} {what}; the folder of a run that ended has recipe.toml and done.json")
+        of_study = sorted(path.parent for path in folder.glob("*/seed*/done.json"))
+        hint = f". It is a study; name one of its runs, such as {of_study[-1]}" if of_study else ""
+        raise UserError(f"{folder} {what}; the folder of a run that ended has recipe.toml and done.json{hint}")
     target = tasks.get(done["task"]).target
     if target not in ("label", "vector"):
         raise UserError(f"{folder}: the task {done['task']} gives images no class; classify and multilabel do")
