@@ -157,3 +157,12 @@ def test_coordinates_run_corner_on_corner():
     assert coordinates(3, like).tolist() == [-1, 0, 1]
     assert coordinates(1, like).tolist() == [0]
     assert pixel_coordinates((3, 2), slice(1, 3), like).tolist() == [[0, -1], [0, 1], [1, -1], [1, 1]]
+
+
+def test_gradients_of_one_key_in_one_image():
+    """Its weights are one row, expanded."""
+    table, places = _case(batch=1, keys=1)
+    known = relative_bias_definition(table, places, (4, 6), slice(0, None))
+    found = relative_bias(table_runs(table), places, (4, 6), slice(0, None))
+    for a, b in zip(_differentiated(found, (table, places)), _differentiated(known, (table, places)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

@@ -118,7 +118,7 @@ class _WeightedRuns(torch.autograd.Function):
         grad_runs = grad_weights = None
         if ctx.needs_input_grad[0]:
             grad_runs = torch.ops.aten._embedding_bag_dense_backward(
-                grad, flat_index, bag_of_index, bag_of_index, bag_of_index, len(runs), False, 0, weights.view(-1)
+                grad, flat_index, bag_of_index, bag_of_index, bag_of_index, len(runs), False, 0, weights.reshape(-1)
             )
         if ctx.needs_input_grad[1]:
             products = torch.ops.aten._embedding_bag_per_sample_weights_backward(
