@@ -120,10 +120,11 @@ def insert_plugs(
 
     def check() -> None:
         verify_forward(host, new_plugs, inspection.arguments, exact=neutral)
-        redraw_dead_relus(
+        ran_in_training = redraw_dead_relus(
             host, new_plugs, inspection.arguments, lambda n: build(selection.sites[n], options_list[n])[2]
         )
-        warn_of_eval_only(host, new_plugs, inspection.arguments)
+        if not ran_in_training:
+            warn_of_eval_only(host, new_plugs, inspection.arguments)
 
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         for site, site_options, parents in zip(selection.sites, options_list, parents_per_site, strict=True):

@@ -39,8 +39,10 @@ _LOG = logging.getLogger("saccade")
 
 def redraw_dead_relus(
     host: nn.Module, new_plugs: list[Plug], arguments: Arguments, build: Callable[[int], nn.Module]
-) -> None:
+) -> bool:
     """Redraw the mechanisms in ``new_plugs`` until each of their ReLUs has an active unit for most images.
+
+    Return whether all of them ran in training mode.
 
     Mechanisms are tested in a training-mode copy of ``host``, or in ``host`` in eval mode if the copy fails or does not
     run them. Statistics and random state are left unchanged. ``build(n)`` returns a new mechanism for ``new_plugs[n]``.
@@ -72,12 +74,14 @@ def redraw_dead_relus(
             host_copy(*arguments[0], **arguments[1])
     except Exception as error:  # a network may raise anything if it is not given its training inputs
         _LOG.debug("%s could not be run in training mode: %s: %s", type(host).__name__, type(error).__name__, error)
+    ran_in_training = not pending
     if pending:
         with temporary_hooks() as handles:
             handles += [add_hook(n, new_plugs[n]) for n in pending]
             run(host, arguments)
     for n in redrawn:
         new_plugs[n].mechanism.train(modes[n])
+    return ran_in_training
 
 
 def _redraw(
