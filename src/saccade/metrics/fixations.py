@@ -21,10 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 __all__ = [
-    "auc", "auc_judd", "blur", "correlation", "count_fixations", "gaussian_at_centre", "kl_divergence", "normalise",
-    "nss", "similarity",
+    "CENTRE_SIGMA", "SIGMA", "auc", "auc_judd", "blur", "correlation", "count_fixations", "gaussian_at_centre",
+    "kl_divergence", "normalise", "nss", "similarity",
 ]  # fmt: skip
 
+SIGMA = 15 / 512
+"""Default of ``blur``, as a fraction of the longer side."""
+CENTRE_SIGMA = 96 / 512
+"""Default of ``gaussian_at_centre``, as a fraction of the longer side."""
 _EPS = 2.0**-52
 
 
