@@ -6,6 +6,7 @@ This module does not import torch, so that checks of files start quickly.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 import zlib
@@ -71,19 +72,18 @@ class UnreadableError(Exception):
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile]:
-    """Open the image at ``path`` and read its header; its pixels can be decoded inside the ``with`` block.
+def open_image(source: Path | bytes) -> Iterator[ImageFile]:
+    """Open an image, a path or the content of a file, and read its header; decode its pixels in the ``with`` block.
 
     Raises:
         UnreadableError: the file is not an image, is broken or has more than ``MAX_PIXELS`` pixels. Errors of the
             ``with`` block, of any type in broken files, are converted too.
         UserError: the machine has no memory or file handles left.
     """
+    name = "an image" if isinstance(source, bytes) else brief(source)
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would block
-            raise UnreadableError("is not a regular file")
-        with path.open("rb") as file:
-            image = _read_header(file, str(path))
+        with _binary_file(source) as file:
+            image = _read_header(file, "" if isinstance(source, bytes) else str(source))
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise UnreadableError(f"has {width}×{height} pixels; at most {MAX_PIXELS:,} are allowed")
@@ -93,8 +93,16 @@ def open_image(path: Path) -> Iterator[ImageFile]:
     except Exception as error:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _RESOURCE_ERRNOS:
             reason = getattr(error, "strerror", None) or "out of memory"
-            raise UserError(f"cannot read {brief(path)}: {reason}, which is not a fault of the file") from error
+            raise UserError(f"cannot read {name}: {reason}, which is not a fault of the file") from error
         raise UnreadableError(f"cannot be read: {brief(getattr(error, 'strerror', None) or error)}") from None
+
+
+def _binary_file(source: Path | bytes) -> IO[bytes]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not stat.S_ISREG(source.stat().st_mode):  # opening a named pipe would block
+        raise UnreadableError("is not a regular file")
+    return source.open("rb")
 
 
 def _read_header(file: IO[bytes], name: str) -> ImageFile:

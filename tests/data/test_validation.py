@@ -123,6 +123,15 @@ def test_a_recipe_selects_it_with_score_on():
     assert Counter(tuned.test.targets) == dict.fromkeys(range(10), 1)
 
 
+def test_an_image_keeps_its_regions():
+    spec = Data(train_images=20, test_images=20, size=24, score_on="val")
+    for images in (open_data(spec, "label").test, open_data(spec, "label").train):
+        for i in range(len(images)):
+            ((label, region),) = images.regions_of(i).items()
+            assert label == images.target(i)
+            assert (images.raw_image(i)[0][region] > 0).all(), "its pixels have ink"
+
+
 def test_masks_of_digits():
     tuned = open_data(Data(train_images=20, test_images=20, score_on="val"), "mask")
     assert (len(tuned.train), len(tuned.test)) == (16, 4)

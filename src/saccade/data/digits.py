@@ -32,11 +32,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, KeyPoints, Mask
 
-from saccade.data.samples import Target, Targets
+from saccade.data.samples import Regions, Target, Targets
 from saccade.errors import UserError, did_you_mean
 from saccade.recipe import MAX_SEED, Data
 
-__all__ = ["CLASSES", "SPLITS", "Scene", "Scenes", "make_scenes", "make_targets", "source_digits"]
+__all__ = ["CLASSES", "SPLITS", "Scene", "Scenes", "make_regions", "make_scenes", "make_targets", "source_digits"]
 
 CLASSES = [str(digit) for digit in range(10)]
 SIZE = 40
@@ -326,6 +326,22 @@ def make_targets(scenes: Scenes, kind: str, fits_in_memory: bool) -> Targets:
     makers = {"vector": _make_vector, "mask": _make_mask, "objects": _make_objects, "fixations": _make_fixations}
     targets = _LazyTargets(scenes, makers[kind])
     return [targets[i] for i in range(len(targets))] if fits_in_memory and kind != "objects" else targets
+
+
+def make_regions(scenes: Scenes, kind: str) -> Regions | None:
+    """Return the ink (H, W) of the target of a label, and of every class of a vector."""
+    makers = {"label": _make_target_region, "vector": _make_class_regions}
+    return _LazyTargets(scenes, makers[kind]) if kind in makers else None
+
+
+def _make_target_region(scenes: Scenes, i: int) -> dict[int, Tensor]:
+    scene = scenes.scene(i)
+    return {scene.label: scene.masks[0]}
+
+
+def _make_class_regions(scenes: Scenes, i: int) -> dict[int, Tensor]:
+    scene = scenes.scene(i)
+    return {k: scene.masks[scene.box_labels == k].any(0) for k in scene.box_labels.unique().tolist()}
 
 
 def _make_vector(scenes: Scenes, i: int) -> Tensor:

@@ -27,7 +27,8 @@ from saccade.imagefiles import UnreadableError, checksum, open_image
 from saccade.recipe import Data
 
 __all__ = [
-    "LazyImages", "OpenedImages", "ReadResult", "map_files", "open_images", "read_image", "read_images", "upright",
+    "LazyImages", "OpenedImages", "ReadResult", "decode_image", "map_files", "open_images", "read_image", "read_images",
+    "to_rgb", "upright",
 ]  # fmt: skip
 
 _CHUNK_FILES = 256
@@ -74,10 +75,24 @@ def read_image(path: Path, frame: Frame, full_resolution: bool = False) -> ReadR
                 size, draft_size = size[::-1], draft_size[::-1]
             if not full_resolution:
                 image.draft("RGB", draft_size)
-            pixels = np.asarray(frame.fit_image(_to_rgb(upright(image)))).transpose(2, 0, 1)
+            pixels = np.asarray(frame.fit_image(to_rgb(upright(image)))).transpose(2, 0, 1)
             return ReadResult(np.ascontiguousarray(pixels), size, checksum(path), "")
     except UnreadableError as problem:
         return ReadResult(None, None, None, str(problem))
+
+
+def decode_image(content: bytes, max_side: int) -> Image.Image:
+    """Return the image in the file content ``content``, upright, in RGB, reduced to sides of ``max_side`` pixels.
+
+    Raises:
+        UnreadableError: the content is not an image, is broken or has too many pixels; see ``open_image``.
+        UserError: the machine is out of memory.
+    """
+    with open_image(content) as image:
+        image.draft("RGB", (max_side, max_side))
+        decoded = to_rgb(upright(image))
+        decoded.thumbnail((max_side, max_side))
+        return decoded.copy()
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -283,7 +298,7 @@ def _file_info(result: ReadResult) -> FileInfo:
     return result.problem if result.size is None or result.content is None else (*result.size, *result.content)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB: transparency is dropped, 16-bit grey keeps its upper byte.
 
     Raises:

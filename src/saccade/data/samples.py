@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from saccade.data.sampling import Key
 from saccade.data.transforms import augment
 
 __all__ = [
-    "MEMORY_LIMIT", "VOID", "ImageColumn", "ImageSequence", "ImageSet", "Key", "Splits", "Target", "Targets",
+    "MEMORY_LIMIT", "VOID", "ImageColumn", "ImageSequence", "ImageSet", "Key", "Regions", "Splits", "Target", "Targets",
     "channel_statistics", "collate", "digest_values",
 ]  # fmt: skip
 
@@ -55,6 +55,14 @@ class Targets(Protocol):
     def __getitem__(self, i: int, /) -> Target: ...
 
 
+class Regions(Protocol):
+    """Maps from class index to pixels, bool (H, W), of each image."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> Mapping[int, Tensor]: ...
+
+
 @dataclass(frozen=True)
 class ImageColumn:
     """Column of a table that scores are divided by, such as the view of a radiograph.
@@ -87,6 +95,7 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         augmentations: names of augmentations, in order.
         groups: group of each image (patient, scene), if any.
         by: column that scores are divided by, if any.
+        regions: pixels by class, unless the targets have them.
     """
 
     def __init__(
@@ -98,12 +107,15 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
         augmentations: Sequence[str] = (),
         groups: list[str] | None = None,
         by: ImageColumn | None = None,
+        *,
+        regions: Regions | None = None,
     ) -> None:
         self.images = images
         self.targets = targets
         self.augmentations = tuple(augmentations)
         self.groups = groups
         self.by = by
+        self.regions = regions
         self._mean = torch.tensor(mean)[:, None, None]
         self._std = torch.tensor(std)[:, None, None]
         self._mean_colour = tuple(mean)
@@ -142,6 +154,10 @@ class ImageSet(Dataset[tuple[Tensor, Target]]):
     def target(self, i: int) -> Target:
         """Return the target of image ``i`` without decoding the image."""
         return self.targets[i]
+
+    def regions_of(self, i: int) -> Mapping[int, Tensor]:
+        """Return the known pixels, bool (H, W), of image ``i`` by class index."""
+        return {} if self.regions is None else self.regions[i]
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,7 @@ def _hold_back_indices(labels: Sequence[int], groups: Sequence[Any], spec: Data)
 def _subset_images(images: ImageSet, indices: Sequence[int]) -> ImageSet:
     subset = copy.copy(images)
     subset.images, subset.targets = _ImageSubset(images.images, indices), _TargetSubset(images.targets, indices)
+    subset.regions = None if images.regions is None else _TargetSubset(images.regions, indices)
     subset.groups = None if images.groups is None else [images.groups[i] for i in indices]
     subset.by = images.by and replace(images.by, values=[images.by.values[i] for i in indices])
     return subset

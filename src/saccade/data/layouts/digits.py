@@ -52,7 +52,7 @@ class Digits(Layout):
 
     def read(self, spec: Data, target: str, notify: Notify | None = None) -> Splits:
         """Generate the scenes: up front if they fit in memory, else on access."""
-        from saccade.data.digits import CLASSES, make_scenes, make_targets
+        from saccade.data.digits import CLASSES, make_regions, make_scenes, make_targets
         from saccade.data.normalisation import describe_settings, normalisation
         from saccade.data.samples import MEMORY_LIMIT, ImageSet, Splits, channel_statistics, digest_values
 
@@ -71,6 +71,7 @@ class Digits(Layout):
                 mean,
                 std,
                 spec.augment if scenes is train else (),
+                regions=make_regions(scenes, target),
             )
             for n, scenes in enumerate((train, test))
         ]
