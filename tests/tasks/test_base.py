@@ -5,9 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from saccade import tasks
 from saccade.data import open_data
+from saccade.data.digits import make_scenes
 from saccade.data.samples import ImageColumn, collate
 from saccade.errors import UserError
 from saccade.recipe import Data, Recipe
@@ -82,3 +84,68 @@ def test_metrics_of_values_with_enough_images():
     ]
     test.groups = [str(i // 2) for i in range(40)]
     assert kind.metrics_by(kind.metrics, "view", test.by.levels, rows | test.codes()) == ()
+
+
+DIGITS = Data(train_images=10, test_images=12, size=24, options={"distractors": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "offset"), [("classify", 0), ("multilabel", 0), ("segment", 1), ("detect", 1), ("saliency", None)]
+)
+def test_subjects_of_digits_are_where_their_ink_is(name, offset):
+    kind = tasks.get(name)
+    task, scenes = kind(Recipe(), open_data(DIGITS, kind.target)), make_scenes(DIGITS, "test")
+    if offset is None:
+        assert all(task.subjects(i) == [] for i in range(12))
+        return
+    seen_distractors = 0
+    for i in range(12):
+        scene, subjects = scenes.scene(i), task.subjects(i)
+        labels = scene.box_labels
+        shown = {scene.label} if name == "classify" else set(labels.tolist())
+        assert {(s.index, s.name) for s in subjects} == {(k + offset, str(k)) for k in shown}
+        sizes = [int(subject.region.sum()) for subject in subjects]
+        assert sizes == sorted(sizes, reverse=True)
+        for subject in subjects:
+            own = labels == int(subject.name)
+            if name == "classify":
+                own = torch.arange(len(labels)) == 0
+            seen_distractors += int((~own).sum())
+            assert torch.equal(subject.region, scene.masks[own].any(0))
+            assert not (subject.region & scene.masks[~own].any(0)).any()
+            assert (task.data.test.raw_image(i)[0][subject.region] > 0).all()
+    assert seen_distractors > 12
+    assert not torch.equal(task.subjects(0)[0].region, task.subjects(10)[0].region)
+
+
+def test_subjects_of_data_without_regions():
+    data = open_data(Data(train_images=10, test_images=12, size=16), "vector")
+    data.test.regions = None
+    found = tasks.get("multilabel")(Recipe(), data).subjects(3)
+    labels = torch.nonzero(data.test.target(3))[:, 0].tolist()
+    assert [(s.index, s.region) for s in found] == [(k, None) for k in labels]
+
+
+def test_subjects_of_masks_leave_out_background_and_void():
+    mask = Mask(torch.tensor([[0, 0, 2], [255, 1, 2]], dtype=torch.uint8))
+    for classes, names in ((["background", "cat", "dog"], ["dog", "cat"]), (["sky", "cat", "dog"], None)):
+        test = SimpleNamespace(target=lambda i: mask)
+        found = tasks.get("segment")(Recipe(), SimpleNamespace(test=test, classes=classes)).subjects(0)
+        assert [s.name for s in found] == (names or ["sky", "dog", "cat"])
+        assert type(found[0].region) is torch.Tensor
+        (salient,) = tasks.get("salient_objects")(Recipe(), SimpleNamespace(test=test, classes=classes)).subjects(0)
+        assert (salient.index, salient.region.int().tolist()) == (0, [[0, 0, 1], [0, 1, 1]])
+        dog = next(s for s in found if s.name == "dog")
+        assert (dog.index, dog.region.int().tolist()) == (2, [[0, 0, 1], [0, 0, 1]])
+
+
+def test_subjects_of_boxes_are_their_union():
+    boxes = BoundingBoxes(torch.tensor([[0.0, 0, 1, 1], [2, 0, 4, 1], [0, 1, 1, 2]]), format="XYXY", canvas_size=(2, 4))
+    objects = {"boxes": boxes, "labels": torch.tensor([1, 0, 1])}
+    data = SimpleNamespace(test=SimpleNamespace(target=lambda i: objects), classes=["cat", "dog"], size=(2, 4))
+    task = tasks.get("detect")(Recipe(), data)
+    found = {s.name: (s.index, s.region.int().tolist()) for s in task.subjects(0)}
+    assert found == {"dog": (2, [[1, 0, 0, 0], [1, 0, 0, 0]]), "cat": (1, [[0, 0, 1, 1], [0, 0, 0, 0]])}
+    objects["masks"] = Mask(torch.zeros(3, 2, 4, dtype=torch.uint8))
+    objects["masks"][1, 1, 3] = 1
+    assert task.subjects(0)[0].region.int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]

@@ -55,7 +55,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
     from saccade.recipe import Model, Recipe
 
-__all__ = ["Box", "Drawing", "Phase", "Task", "logits_problem"]
+__all__ = ["Box", "Drawing", "Phase", "Subject", "Task", "logits_problem"]
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,21 @@ class Drawing:
     picture: Image | None = None
     boxes: tuple[Box, ...] = ()
     smooth: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """Class in the ground truth of an image.
+
+    Attributes:
+        index: of the class in the network's output.
+        name: of the class.
+        region: its pixels (H, W), bool, if known.
+    """
+
+    index: int
+    name: str
+    region: Tensor | None
 
 
 class Task(ABC):
@@ -302,6 +317,16 @@ class Task(ABC):
                 f"{', '.join(names)}."
             )
         return metrics[name.lower()]
+
+    def subjects(self, i: int) -> list[Subject]:
+        """Return the classes in the truth of test image ``i``, the largest region first."""
+        return []
+
+    def labelled_subjects(self, i: int, classes: Iterable[int]) -> list[Subject]:
+        """Return the subjects of ``classes`` with the regions of the data."""
+        regions = self.data.test.regions_of(i)
+        ranked = sorted(classes, key=lambda k: -int(regions[k].sum()) if k in regions else 0)
+        return [Subject(k, self.data.classes[k], regions.get(k)) for k in ranked]
 
     @abstractmethod
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, host_as_saved
-from saccade.tasks.base import Drawing, Task, logits_problem
+from saccade.tasks.base import Drawing, Subject, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -97,6 +97,9 @@ class Classify(Task):
 
     def applicable_metrics(self) -> tuple[Metric, ...]:
         return tuple(metric for metric in self.metrics if metric.name != "top-5" or len(self.data.classes) > 5)
+
+    def subjects(self, i: int) -> list[Subject]:
+        return self.labelled_subjects(i, [self.data.test.target(i)])
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         classes, labels = self.data.classes, [self.data.test.target(i) for i in indices]

@@ -20,11 +20,12 @@ from saccade.escaping import brief, printable
 from saccade.metrics.average_precision import METRICS, scored_classes
 from saccade.metrics.by_value import restrict
 from saccade.metrics.enough import is_enough
+from saccade.metrics.localisation import box_region
 from saccade.metrics.matching import AREAS, match
 from saccade.metrics.metric import Metric
 from saccade.metrics.rows import select_images
 from saccade.models import DEFAULT_DETECTOR, create_host, host_as_saved, is_detector
-from saccade.tasks.base import Box, Drawing, Task
+from saccade.tasks.base import Box, Drawing, Subject, Task
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -205,6 +206,19 @@ class Detect(Task):
             more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
             sentences.append(f"Not scored, for lack of a test image: {', '.join(names[:_MAX_LISTED])}{more}.")
         return sentences
+
+    def subjects(self, i: int) -> list[Subject]:
+        """Return the classes of the objects, by the network's labels; regions are unions of masks, else of boxes."""
+        target = self.data.test.target(i)
+        labels, masks, size = target["labels"], target.get("masks"), self.data.size
+        regions = {
+            k: box_region(_plain(target)["boxes"][labels == k], size)
+            if masks is None
+            else masks.as_subclass(Tensor)[labels == k].bool().any(0)
+            for k in labels.unique().tolist()
+        }
+        ranked = sorted(regions, key=lambda k: -int(regions[k].sum()))
+        return [Subject(k + 1, self.data.classes[k], regions[k]) for k in ranked]
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         truths = [_plain(self.data.test.target(i)) for i in indices]

@@ -23,7 +23,7 @@ from saccade.metrics.enough import MIN_GROUPS, MIN_IMAGES, count_groups, is_enou
 from saccade.metrics.metric import Metric
 from saccade.metrics.ranking import auroc, auroc_without, average_precision, average_precision_without
 from saccade.models import create_host, host_as_saved
-from saccade.tasks.base import Drawing, Task, logits_problem
+from saccade.tasks.base import Drawing, Subject, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -197,6 +197,9 @@ class Multilabel(Task):
         ]
         more = f" and {len(classes) - _MAX_LISTED} more" if len(classes) > _MAX_LISTED else ""
         return f"{', '.join(counts)}{more}, of {len(labels)} test images"
+
+    def subjects(self, i: int) -> list[Subject]:
+        return self.labelled_subjects(i, torch.nonzero(self.data.test.target(i) > 0)[:, 0].tolist())
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         classes, labels = self.data.classes, self._test_labels[torch.tensor(indices)] > 0

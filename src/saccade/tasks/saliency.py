@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from saccade.errors import UserError
 from saccade.heat_maps import draw_heat_map
 from saccade.metrics.fixations import (
+    CENTRE_SIGMA,
+    SIGMA,
     auc,
     auc_judd,
     blur,
@@ -43,9 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Saliency"]
 
-_SIGMA = 15 / 512
-"""Default sigma as a fraction of the longer side."""
-_CENTRE_SIGMA = 96 / 512
 _N_NEGATIVES = 10_000
 _CHUNK = 16
 
@@ -82,7 +81,7 @@ class Saliency(Task):
     @property
     def sigma(self) -> float:
         """Standard deviation in pixels of the Gaussian that fixations are blurred with."""
-        return self.recipe.task.sigma or _SIGMA * max(self.data.size)
+        return self.recipe.task.sigma or SIGMA * max(self.data.size)
 
     def build(self, model: Model) -> nn.Module:
         test = self.data.test
@@ -169,7 +168,7 @@ class Saliency(Task):
         The viewers of an image alternate between the halves; the results of both directions are averaged. Left out
         unless two viewers of every test image are known.
         """
-        centre = gaussian_at_centre(self.data.size, _CENTRE_SIGMA * max(self.data.size))
+        centre = gaussian_at_centre(self.data.size, CENTRE_SIGMA * max(self.data.size))
         references = {"a Gaussian at the centre": self._measure_constant(centre)}
         test = self.data.test
         if all(_has_two_viewers(test.target(i)["viewers"]) for i in range(len(test))):

@@ -24,7 +24,7 @@ from saccade.metrics.metric import Metric
 from saccade.metrics.rows import concatenate
 from saccade.metrics.salient_objects import adaptive_f, f_curve, mean_absolute_error, s_measure, scale_to_range
 from saccade.models import create_host, dense_model, host_as_saved
-from saccade.tasks.base import Drawing, Task, logits_problem
+from saccade.tasks.base import Drawing, Subject, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -141,6 +141,10 @@ class SalientObjects(Task):
         mean = salient / labelled.clamp(min=1)
         batches = [_measure(mean.expand(masks.shape), masks) for masks in self._test_masks()]
         return "the mean training mask", concatenate(batches)
+
+    def subjects(self, i: int) -> list[Subject]:
+        region = _is_salient(_mask(self.data.test.target(i)))
+        return [Subject(0, "salient", region)] if region.any() else []
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         masks = torch.stack([_mask(self.data.test.target(i)) for i in indices])

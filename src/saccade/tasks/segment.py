@@ -31,7 +31,7 @@ from saccade.escaping import brief
 from saccade.metrics.metric import Metric
 from saccade.models import create_host, dense_model, host_as_saved
 from saccade.recipe import Model
-from saccade.tasks.base import Drawing, Task, logits_problem
+from saccade.tasks.base import Drawing, Subject, Task, logits_problem
 
 if TYPE_CHECKING:
     from saccade.metrics.rows import Rows
@@ -148,6 +148,12 @@ class Segment(Task):
         most_frequent = int(self._train_counts.argmax())
         rows = _constant_rows(self._test_counts, most_frequent)
         return f"{self.data.classes[most_frequent]} everywhere", self._with_scored(rows)
+
+    def subjects(self, i: int) -> list[Subject]:
+        mask, classes = torch.as_tensor(self.data.test.target(i)).as_subclass(Tensor), self.data.classes
+        present = _histogram(mask)[: len(classes)].argsort(descending=True, stable=True).tolist()
+        regions = {k: mask == k for k in present if classes[k] != _BACKGROUND}
+        return [Subject(k, classes[k], region) for k, region in regions.items() if region.any()]
 
     def draw(self, indices: Sequence[int], network: nn.Module | None) -> list[Drawing]:
         truth = torch.stack([torch.as_tensor(self.data.test.target(i)).long() for i in indices])
