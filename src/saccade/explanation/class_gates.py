@@ -22,18 +22,16 @@ from torch import Tensor, nn
 
 from saccade import tasks
 from saccade.bases import Gate
-from saccade.data import open_data
 from saccade.data.samples import ImageSet, collate
 from saccade.errors import UserError, did_you_mean
+from saccade.explanation.finished_runs import open_splits, read_finished_run
 from saccade.explanation.gates import number_calls
 from saccade.graph.states import preserve_state
 from saccade.hooks import temporary_hooks
-from saccade.runfiles import read_done, read_recipe
 from saccade.saving import load
 from saccade.surgery import plugs, record
 from saccade.surgery.controls import unshuffled
 from saccade.surgery.record import effective_gate, tapped_modules
-from saccade.training.fingerprint import fingerprint_with_val
 from saccade.trust import Trust
 
 __all__ = ["SATURATED", "ClassGates", "GateSpread", "StageSpread", "class_gates"]
@@ -154,13 +152,7 @@ def class_gates(
             does not exist, or the network has no channel gates.
     """
     folder = Path(run)
-    recipe = read_recipe(folder / "recipe.toml") if folder.is_dir() else None
-    done = read_done(folder / "done.json") if recipe is not None else None
-    if recipe is None or done is None:
-        what = "is not a folder" if not folder.is_dir() else "holds no finished run"
-        of_study = sorted(path.parent for path in folder.glob("*/seed*/done.json"))
-        hint = f". It is a study; name one of its runs, such as {of_study[-1]}" if of_study else ""
-        raise UserError(f"{folder} {what}; the folder of a run that ended has recipe.toml and done.json{hint}")
+    recipe, done = read_finished_run(folder)
     target = tasks.get(done["task"]).target
     if target not in ("label", "vector"):
         raise UserError(f"{folder}: the task {done['task']} gives images no class; classify and multilabel do")
@@ -168,10 +160,7 @@ def class_gates(
     if not _channel_gate_candidates(model):
         raise UserError(f"{folder}: {recipe.model.name} with attention {recipe.attention.mechanism} has no gates; "
                         "plug a mechanism that gates channels, such as se or eca")  # fmt: skip
-    splits = open_data(tasks.resolve(recipe, target).data, target)
-    known = done.get("fingerprint")
-    if known and known not in (splits.fingerprint, fingerprint_with_val(splits)):
-        raise UserError(f"{folder}: the images in {recipe.data.source} have changed since the run was made")
+    splits = open_splits(folder, recipe, done)
     for name in needed_classes:
         if name not in splits.classes:
             raise UserError(f"{folder}: no class is named {name!r}.{did_you_mean(name, splits.classes)}")

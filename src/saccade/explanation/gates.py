@@ -20,7 +20,8 @@ from saccade.surgery.controls import unshuffled
 from saccade.surgery.record import effective_gate
 
 __all__ = [
-    "channel_means", "gate_maps", "is_spatial", "number_calls", "passed_fractions", "site_to_show", "spatial_map",
+    "channel_means", "effective_gates", "gate_maps", "is_spatial", "number_calls", "passed_fractions", "site_to_show",
+    "spatial_map",
 ]  # fmt: skip
 
 
@@ -38,7 +39,12 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     device = next((p.device for p in model.parameters()), images.device)
     with preserve_state(model), torch.no_grad(), record(model) as recorded:
         model(images.to(device))
-    effective_gates: dict[str, Tensor] = {}
+    return effective_gates(model, recorded)
+
+
+def effective_gates(model: nn.Module, recorded: Mapping[str, Tensor | list[Tensor]]) -> dict[str, Tensor]:
+    """Return the effective gates as :func:`gate_maps` does, from what ``record`` recorded of (B, C, H, W) images."""
+    gates: dict[str, Tensor] = {}
     for plug_info in plugs(model):
         plug = plug_info.module
         if (
@@ -48,8 +54,8 @@ def gate_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         ):
             continue
         for name, gate in number_calls(plug_info.site, recorded[plug_info.site]):
-            effective_gates[name] = effective_gate(gate, plug.a).cpu()
-    return effective_gates
+            gates[name] = effective_gate(gate, plug.a).cpu()
+    return gates
 
 
 def passed_fractions(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
