@@ -33,6 +33,7 @@ _MAX_RUNS = 10_000
 """Largest number of runs; the least squares of N runs need an N × N matrix, 800 MB at this limit."""
 _RESERVED_NAMES = (
     ".lock", "study.toml", "costs.json", "results.json", "report.html", "table.md", "table.tex",
+    "constant_gates.json",
 )  # fmt: skip
 """Names of files in the study folder, which an arm cannot have."""
 _MAX_NAME_BYTES = 200

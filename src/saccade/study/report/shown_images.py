@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import random
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -16,8 +15,6 @@ from torch import Tensor
 
 from saccade.errors import UserError
 from saccade.metrics.rows import Rows, count_images, select_images
-from saccade.recipe import short_repr
-from saccade.saving import describe
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
 from saccade.study.report.sections.base import ReportContext
@@ -27,7 +24,7 @@ from saccade.study.run_notes import RunResult
 from saccade.tasks.base import Task
 
 __all__ = [
-    "MAX_SIDE", "N_IMAGES", "check_saved", "choose_images", "draw_overlay", "embed", "frame", "image_definition",
+    "MAX_SIDE", "N_IMAGES", "choose_images", "disputed_images", "draw_overlay", "embed", "frame", "image_definition",
     "runs_to_show",
 ]  # fmt: skip
 
@@ -59,16 +56,7 @@ def choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) 
     Raises:
         UserError: the saved predictions cover a different number of images.
     """
-    order = list(range(n_images))
-    random.Random(n_images).shuffle(order)
-    rows_of_runs = [rows for rows in saved_rows if rows is not None]
-    for rows in rows_of_runs:
-        if (n_scored := count_images(rows)) != n_images:
-            raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
-    score_per_image = next((metric.values for metric in task.metrics if metric.values is not None), None)
-    if score_per_image is not None:
-        rows_of_runs = [{"value": score_per_image(rows)} for rows in rows_of_runs]
-    disputed = [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
+    order, disputed = disputed_images(n_images, task, saved_rows)
     disputed_shown = disputed[: N_IMAGES // 2] if len(disputed) < n_images else []
     random_picks = [i for i in order if i not in disputed_shown][: N_IMAGES - len(disputed_shown)]
     if not disputed_shown:
@@ -76,23 +64,36 @@ def choose_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) 
     share = f"{100 * len(disputed) / n_images:.1f}{NARROW_SPACE}%"
     return random_picks + disputed_shown, (
         f"{len(random_picks)} test images drawn at random, then {len(disputed_shown)} drawn from the {share} of all "
-        f"test images on which these networks {'predict' if score_per_image is None else 'score'} differently."
+        f"test images on which these networks {'score' if _image_scores(task) else 'predict'} differently."
     )
+
+
+def disputed_images(n_images: int, task: Task, saved_rows: Sequence[Rows | None]) -> tuple[list[int], list[int]]:
+    """Return all image indices in random order, and of these the images that the networks score differently.
+
+    The order depends only on the number of images. Without scores of images, predictions are compared.
+
+    Raises:
+        UserError: the saved predictions cover a different number of images.
+    """
+    order = list(range(n_images))
+    random.Random(n_images).shuffle(order)
+    rows_of_runs = [rows for rows in saved_rows if rows is not None]
+    for rows in rows_of_runs:
+        if (n_scored := count_images(rows)) != n_images:
+            raise UserError(f"the runs were scored on {n_scored} test images; there are {n_images} now")
+    if (image_scores := _image_scores(task)) is not None:
+        rows_of_runs = [{"value": image_scores(rows)} for rows in rows_of_runs]
+    return order, [i for i in order if _predictions_differ([select_images(rows, [i]) for rows in rows_of_runs])]
+
+
+def _image_scores(task: Task) -> Callable[[Rows], Tensor] | None:
+    return next((metric.values for metric in task.metrics if metric.values is not None), None)
 
 
 def _predictions_differ(rows: Sequence[Rows]) -> bool:
     """Return True if two networks predict differently."""
     return any(not torch.equal(other[key], rows[0][key]) for other in rows[1:] for key in other)
-
-
-def check_saved(folder: Path, classes: Sequence[str], size: Sequence[int]) -> None:
-    """Raise UserError unless the network saved in ``folder`` is for these classes and images of this size (C, H, W)."""
-    saved = describe(folder)
-    for key, needed in (("classes", list(classes)), ("input", list(size))):
-        if (saved[key] or []) != needed:
-            raise UserError(
-                f"{folder}/config.json: {key} is {short_repr(saved[key])}; that of the images is {short_repr(needed)}"
-            )
 
 
 def image_definition(i: int, pixels: Tensor, max_side: int, prefix: str = "picture") -> Markup:

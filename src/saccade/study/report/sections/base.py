@@ -13,6 +13,7 @@ from saccade.tasks.base import Task
 from saccade.trust import Trust
 
 if TYPE_CHECKING:
+    from saccade.study.gate_costs import ArmGates
     from saccade.study.results import StudyResults
 
 __all__ = ["ReportContext", "Section"]
@@ -29,6 +30,8 @@ class ReportContext:
         task: the task with its images; None if they could not be opened again.
         open_error: reason why the images could not be opened; None if they were opened, and for given scores.
         trust: True, or names such as ``my.module:Class`` that saved networks may import.
+        gates: costs of constant gates, by arm; empty without gates or images.
+        gates_error: reason why they could not be measured.
     """
 
     results: StudyResults
@@ -37,6 +40,8 @@ class ReportContext:
     task: Task | None
     open_error: str | None
     trust: Trust
+    gates: tuple[ArmGates, ...] = ()
+    gates_error: str | None = None
 
     @property
     def compares_attention_only(self) -> bool:

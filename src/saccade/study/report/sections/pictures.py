@@ -6,24 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, final
 
 import torch
-import torch.nn.functional as F
 from markupsafe import Markup
 from PIL import Image
-from torch import Tensor, nn
 
-from saccade.data import open_data
 from saccade.errors import UserError
-from saccade.explanation import channel_means, gate_maps, is_spatial, passed_fractions, site_to_show
-from saccade.heat_maps import COLOURS, draw_heat_map
+from saccade.heat_maps import COLOURS
 from saccade.runfiles import read_rows
 from saccade.saving import load
 from saccade.study.arms import Arm
 from saccade.study.plan import Study
 from saccade.study.report.boxes import class_legend, draw_boxes
+from saccade.study.report.gate_pictures import gate_pictures
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.shown_images import (
     MAX_SIDE,
-    check_saved,
     choose_images,
     draw_overlay,
     embed,
@@ -32,21 +28,14 @@ from saccade.study.report.shown_images import (
     runs_to_show,
 )
 from saccade.study.report.svg import element
-from saccade.study.report.typeset import format_number
 from saccade.study.run_notes import RunResult
-from saccade.tasks import resolve
+from saccade.study.saved_networks import check_saved, task_of
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["PicturesSection"]
 
 MAX_LARGE_SIDE = 256
 """Longest side of an embedded image that is shown large, for boxes and heat maps, in pixels."""
-MIN_MAP_SIDE = 7
-"""Maps with a smaller side are shown only if there is no larger one."""
-STRIP_WIDTH = 64
-"""Number of values in a strip of channels; more channels are averaged in groups."""
-MIN_COLOUR_SPAN = 0.05
-"""Smallest range of a colour scale, so that noise does not appear as a pattern."""
 
 
 @final
@@ -168,53 +157,15 @@ def _column(
     context: ReportContext, study: Study, task: Task, arm: Arm, run: RunResult, indices: Sequence[int]
 ) -> dict[str, Any]:
     """Return one arm's column: style, seed, site, ends of the colour scale, overlays and drawings."""
-    recipe = resolve(arm.recipe(study.base, run.seed), task.target)
-    if recipe.data != task.recipe.data:
-        task = type(task)(recipe, open_data(recipe.data, task.target))
+    task = task_of(study, arm, run.seed, task)
     images, folder = task.images(indices), study.folder / run.folder
     check_saved(folder, task.data.classes, list(images.shape[1:]))
     model = load(folder, trust=context.trust)
     with torch.no_grad():
         drawings = task.draw(indices, model)
-    heat_maps, site, label = _heat_maps(model, images)
-    overlays: list[Markup | None] = [None] * len(indices)
-    scale_ends = None
-    if heat_maps is not None:
-        low, high = float(heat_maps.min()), float(heat_maps.max())
-        padding = max(0.0, MIN_COLOUR_SPAN - (high - low)) / 2
-        low, high = low - padding, high + padding
-        scale_ends = format_number(low), format_number(high)
-        for k, heat_map in enumerate(heat_maps):
-            range_text = f"{format_number(float(heat_map.min()))} to {format_number(float(heat_map.max()))} passes"
-            colours = draw_heat_map((heat_map - low) / (high - low))
-            overlays[k] = draw_overlay(None if site is None else k, colours, f"{arm.name}, image {k + 1}: {range_text}")
-    column = {"style": context.styles[arm.name], "seed": run.seed, "site": label, "scale_ends": scale_ends}
-    return column | {"overlays": overlays, "drawings": drawings}
-
-
-def _heat_maps(model: nn.Module, images: Tensor) -> tuple[Tensor | None, str | None, str | None]:
-    """Return heat maps (B, h, w) of the fraction of the feature map that passes, their site, and a label.
-
-    The site is None for strips of channels; all are None without plugs.
-    """
-    gates, passed = gate_maps(model, images), passed_fractions(model, images)
-    # The magnitude after a channel gate varies over positions too, but the gate does not cause that.
-    magnitudes = {site: x[:, None] for site, x in passed.items() if site not in gates or is_spatial(gates[site])}
-    site = site_to_show(magnitudes, min_size=MIN_MAP_SIDE)
-    if site is not None:
-        return passed[site], site, site
-    if gates:
-        strips = torch.stack([_channel_strip(gate) for gate in gates.values()], 1)  # (B, sites, STRIP_WIDTH)
-        return strips, None, f"{len(gates)} sites" if len(gates) > 1 else next(iter(gates))
-    return None, None, None
-
-
-def _channel_strip(gate: Tensor) -> Tensor:
-    """Return the channels of a gate (B, C, 1, 1) as (B, STRIP_WIDTH): averaged in groups, or repeated."""
-    channels = channel_means(gate)[:, None]
-    if channels.shape[-1] > STRIP_WIDTH:
-        return F.adaptive_avg_pool1d(channels, STRIP_WIDTH)[:, 0]
-    return F.interpolate(channels, STRIP_WIDTH, mode="nearest")[:, 0]
+    gates = gate_pictures(model, images, arm.name)
+    column = {"style": context.styles[arm.name], "seed": run.seed, "site": gates.label, "scale_ends": gates.scale_ends}
+    return column | {"overlays": gates.overlays, "drawings": drawings}
 
 
 ArmCell = tuple[Markup | None, Drawing, Markup | None]

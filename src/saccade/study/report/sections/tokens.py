@@ -10,7 +10,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from saccade.data import open_data
 from saccade.errors import UserError
 from saccade.explanation import attention_entropy, has_token_maps, strongest_tokens, token_maps
 from saccade.heat_maps import draw_heat_map
@@ -20,14 +19,13 @@ from saccade.study.plan import Study
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.shown_images import (
     MAX_SIDE,
-    check_saved,
     choose_images,
     draw_overlay,
     image_definition,
     runs_to_show,
 )
 from saccade.study.report.svg import element
-from saccade.tasks import resolve
+from saccade.study.saved_networks import check_saved, task_of
 from saccade.tasks.base import Task
 
 __all__ = ["TokensSection"]
@@ -101,10 +99,7 @@ def _tables(context: ReportContext, study: Study, task: Task) -> dict[str, Any] 
     tables = []
     for arm, network in networks.items():
         run = runs[arm]
-        recipe = resolve(arm.recipe(study.base, run.seed), task.target)
-        own_task, folder = task, study.folder / run.folder
-        if recipe.data != task.recipe.data:
-            own_task = type(task)(recipe, open_data(recipe.data, task.target))
+        own_task, folder = task_of(study, arm, run.seed, task), study.folder / run.folder
         images = own_task.images(indices)
         check_saved(folder, own_task.data.classes, list(images.shape[1:]))
         tokens = _tokens(network, images, arm.name)
