@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from saccade.contract import check as check
     from saccade.cost import measure as measure
     from saccade.errors import UserError as UserError
+    from saccade.explanation.explain import explain as explain
     from saccade.exporting import export as export
     from saccade.one_run import train as train
     from saccade.recipe import Recipe as Recipe
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from saccade.saving import save as save
     from saccade.study.judging import judge as judge
     from saccade.surgery.attachment import one_call as one_call
+    from saccade.surgery.fold import fold as fold
     from saccade.surgery.groups import parameter_groups as parameter_groups
     from saccade.surgery.plug import plug as plug
     from saccade.surgery.plug_module import Plug as Plug
@@ -48,7 +50,9 @@ _MODULES = {
     "check": "saccade.contract",
     "compare": "saccade.comparison",
     "create": "saccade.catalog",
+    "explain": "saccade.explanation.explain",
     "export": "saccade.exporting",
+    "fold": "saccade.surgery",
     "forecast": "saccade.comparison",
     "judge": "saccade.study.judging",
     "list_mechanisms": "saccade.catalog",

@@ -27,11 +27,12 @@ from saccade.recipe import Recipe
 from saccade.saving import save
 from saccade.study.collecting import collect
 from saccade.study.plan import Study
-from saccade.study.report import write_report
+from saccade.study.report import write_report, writing
 from saccade.study.report.charts import subsample
 from saccade.study.report.sections import pictures
 from saccade.study.report.typeset import (
     NARROW_SPACE,
+    format_signed,
     typeset_sentence,
 )
 from saccade.surgery import plug_control
@@ -130,6 +131,17 @@ def whole(tmp_path_factory, photos):
     return folder / "report.html"
 
 
+@pytest.fixture(autouse=True)
+def gates_of_whole(monkeypatch):
+    """Measure constant gates in ``whole`` only; each other study would take a second."""
+    measure_gates = writing.gates_of_results
+    monkeypatch.setattr(
+        writing,
+        "gates_of_results",
+        lambda results, *rest: measure_gates(results, *rest) if results.name == "whole" else (),
+    )
+
+
 def _page(folder):
     """Return the page of the study in ``folder``, rebuilt."""
     write_report(folder)
@@ -223,6 +235,21 @@ def test_every_section_shows_every_arm(whole):
     assert list(sections)[-2:] == ["method", "origin"]
 
 
+def test_gates_are_held(whole):
+    section = Reader(whole.read_text(encoding="utf-8")).sections["constant_gates"]
+    arms = json.loads(whole.with_name("constant_gates.json").read_text())
+    assert [(row["arm"], row["n_images"], row["n_gates"]) for row in arms] == [("se", TEST, 4), ("das", TEST, 4)]
+    for row in arms:
+        assert [gate["path"] for gate in row["gates"]] == ["all gates", *_sites(row["arm"])]
+        assert format_signed(row["gates"][1]["other"]["difference"]) in section
+    assert "extra for das" not in section
+    assert "all 40 test images" in section
+
+
+def _sites(name):
+    return [row.site for row in saccade.plugs(_network(next(arm for arm in ARMS if arm.name == name)))]
+
+
 def test_names_are_escaped(whole):
     page = whole.read_text(encoding="utf-8")
     for name in CLASSES[:2]:
@@ -233,9 +260,8 @@ def test_names_are_escaped(whole):
 
 
 def test_rebuilt_page_is_identical(whole):
-    before = {
-        name: whole.with_name(name).read_bytes() for name in ("report.html", "table.md", "table.tex", "results.json")
-    }
+    names = ("report.html", "table.md", "table.tex", "results.json", "constant_gates.json")
+    before = {name: whole.with_name(name).read_bytes() for name in names}
     write_report(whole.parent)
     assert {name: whole.with_name(name).read_bytes() for name in before} == before
     assert not [p for p in whole.parent.iterdir() if p.name.startswith(".") and p.name != ".lock"]
@@ -253,7 +279,7 @@ def test_scores_change_the_charts(whole, tmp_path, photos):
             for page in pages
         )
         assert first != second, section
-    first, second = (page[page.index('id="gates"') : page.index('id="cost"')] for page in pages)
+    first, second = (page[(at := page.index('id="gates"')) : page.index("</section>", at)] for page in pages)
     assert first == second  # the gates moved as before
 
 

@@ -74,6 +74,7 @@ def test_table_of_contents_lists_the_sections():
     assert set(sections.names()) - set(ids) == {
         "tradeoff",
         "gates",
+        "constant_gates",
         "tokens",
         "other_metrics",
         "by_class",

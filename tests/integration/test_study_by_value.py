@@ -46,7 +46,9 @@ def results(tmp_path_factory):
     study.write()
     for run in study.runs():
         train(run.recipe, run.folder)
-    return write_report(study.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SACCADE_MAP_IMAGES", "8")
+        return write_report(study.folder)
 
 
 def test_scores_of_each_view_stand_beside_the_others(results):
@@ -105,3 +107,13 @@ def test_only_metrics_that_suit_the_data_are_given_by_value(tmp_path):
     scores = train(RECIPE.with_overrides({"data.source": str(tmp_path)}), tmp_path / "run")["scores"]
     names = ["top-1", "NLL"]
     assert list(scores) == [*names, *(f"{name} (view = {view})" for view in "PQ" for name in names)]
+
+
+def test_films_without_regions_have_heat_maps(results):
+    page = (results.study.folder / "report.html").read_text()
+    section = page.partition('<section id="looking">')[2].partition("</section>")[0]
+    assert section.count('class="base-image"') == 8  # four films, two arms; gates of channels are drawn as strips
+    assert "of 100 test images, evenly spaced" in section
+    assert "Do these pixels matter to the network?" in section
+    assert "Do the maps lie on the object?" not in section
+    assert len(list(results.study.folder.glob("*/seed*/looking.safetensors"))) == 4
