@@ -1,8 +1,5 @@
 """``saccade.compare`` with a user's own network, in a script, a notebook and a module."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -54,19 +51,11 @@ print([row.site for row in saccade.plugs(trained)])
 """Nothing of it can be imported: neither the class nor the function."""
 
 
-def _python(words, folder, text=None):
-    paths = os.pathsep.join([str(Path(saccade.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *words], cwd=folder, input=text, env={**os.environ, "PYTHONPATH": paths}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
-
-
-def test_a_script_compares_mechanisms_on_a_network_of_its_own(tmp_path):
+def test_a_script_compares_mechanisms_on_a_network_of_its_own(tmp_path, warm_python):
     (tmp_path / "net.py").write_text(NETWORK)
     (tmp_path / "script.py").write_text(SCRIPT)
     assert len(SCRIPT.strip().splitlines()) <= 15
-    done = _python(["script.py"], tmp_path)
+    done = warm_python(["script.py"], tmp_path)
     assert done.stdout == "['none', 'se', 'das'] True\n", done.stderr
     assert done.stderr.count("6/6") == 1, "the progress is on stderr, and no worker ran the script again"
     report = (tmp_path / "study/report.html").read_text()
@@ -76,28 +65,28 @@ def test_a_script_compares_mechanisms_on_a_network_of_its_own(tmp_path):
     assert saccade.Recipe.load(tmp_path / "study/se/seed0/recipe.toml").model.name == "__main__:build"
     with pytest.raises(UserError, match=r"'__main__:build', which was passed to saccade and lies in no module; give"):
         saccade.load(tmp_path / "study/se/seed0")
-    again = _python(["-m", "saccade", "report", "study"], tmp_path)
+    again = warm_python(["-m", "saccade", "report", "study"], tmp_path)
     assert again.returncode == 0, again.stderr
     assert "lies in no module" in (tmp_path / "study/report.html").read_text()
 
 
-def test_a_notebook_and_the_same_with_other_code(tmp_path):
-    done = _python(["-"], tmp_path, "WIDTH = 16\n" + NOTEBOOK)
+def test_a_notebook_and_the_same_with_other_code(tmp_path, warm_python):
+    done = warm_python(["-"], tmp_path, text="WIDTH = 16\n" + NOTEBOOK)
     assert done.stdout.splitlines() == ["True", "['stem.2', 'deep.2']"], done.stderr
-    skipped = _python(["-"], tmp_path, "WIDTH = 16  # the same\n" + NOTEBOOK)
+    skipped = warm_python(["-"], tmp_path, text="WIDTH = 16  # the same\n" + NOTEBOOK)
     assert "2 of 2 runs are already finished" in skipped.stderr
-    other = _python(["-"], tmp_path, "WIDTH = 24\n" + NOTEBOOK)
+    other = warm_python(["-"], tmp_path, text="WIDTH = 24\n" + NOTEBOOK)
     assert "study holds another study: recipe.model.code is" in other.stderr
     assert "the code of the function that builds the host changed" in other.stderr
 
 
-def test_a_module_by_its_name_on_the_command_line(tmp_path):
+def test_a_module_by_its_name_on_the_command_line(tmp_path, warm_python):
     builder = "\ndef build(num_classes, in_chans, width=16):\n    return Net(num_classes, in_chans, width)\n"
     (tmp_path / "my_nets.py").write_text(NETWORK + builder)
     words = "compare --model my_nets:build --attention se --seeds 1 --slots 1 --device cpu --out study"
     settings = [word for key, value in TINY.items() for word in ("--set", f"{key}={value}")]
     words = ["-m", "saccade", *words.split(" "), *settings]
-    done = _python([*words, "--set", "model.options.width=24"], tmp_path)
+    done = warm_python([*words, "--set", "model.options.width=24"], tmp_path)
     assert done.returncode == 0, done.stderr
     recipe = saccade.Recipe.load(tmp_path / "study/none/seed0/recipe.toml")
     assert (recipe.model.name, recipe.model.options) == ("my_nets:build", {"width": 24})
@@ -105,11 +94,11 @@ def test_a_module_by_its_name_on_the_command_line(tmp_path):
         "import saccade\ntry:\n    saccade.load('study/se/seed0')\nexcept saccade.UserError as e:\n    print(e)\n"
         "print(saccade.load('study/se/seed0', trust=['my_nets:build']).head)"
     )
-    said = _python(["-c", code], tmp_path).stdout
+    said = warm_python(["-c", code], tmp_path).stdout
     assert "names the host 'my_nets:build', which is not one of Saccade's" in said
     assert "Linear(in_features=24" in said
     (tmp_path / "my_nets.py").write_text((tmp_path / "my_nets.py").read_text().replace("3, 2, 1", "5, 2, 2"))
-    changed = _python([*words, "--set", "model.options.width=24"], tmp_path)
+    changed = warm_python([*words, "--set", "model.options.width=24"], tmp_path)
     assert changed.returncode == 2
     assert "the code of the function that builds the host changed" in changed.stderr
 

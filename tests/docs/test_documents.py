@@ -58,6 +58,7 @@ PRINTED = {
     "README.md": ["layer4"],
     "architectures.md": ["torch.Size([2, 10])", "'vt.1.tokenizer': (2, 16, 16, 12)"],
     "judge.md": ["helps"],
+    "looking.md": ["sfd 0.436, mean 0.479", "pointing game 1"],
     "trainers.md": ["['encoder.layer1', 'encoder.layer2', 'encoder.layer3', 'encoder.layer4']"],
     "tuning.md": ["runs"],
     "your-network.md": [
@@ -75,8 +76,21 @@ def pages_with_python():
     return [path for path in DOCUMENTS if "```python" in path.read_text("utf-8") and path.name not in FRAGMENTS]
 
 
-def run_page(text, folder):
-    """Run the Python of a page as one script, except blocks that start with a file's name; return what it printed."""
+@pytest.fixture
+def run_script(warm_python):
+    """Function that runs a script with warnings as errors and returns what it printed."""
+    lightning = "ignore:`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning"  # raised inside Lightning
+
+    def run(script, folder):
+        process = warm_python([script], folder, filters=["error", lightning])
+        assert process.returncode == 0, process.stderr
+        return process.stdout
+
+    return run
+
+
+def write_page(text, folder):
+    """Write the Python of a page as one script, except blocks that start with a file's name; return its path."""
     script = []
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         name = re.match(r"# (\w+\.py)\n", block)
@@ -85,28 +99,25 @@ def run_page(text, folder):
         else:
             script.append(block)
     (folder / "page.py").write_text("".join(script), encoding="utf-8")
-    return run_script(folder / "page.py", folder)
-
-
-def run_script(script, folder, *arguments):
-    """Run a script with warnings as errors; return what it printed."""
-    lightning = "ignore:`isinstance(treespec, LeafSpec)` is deprecated:FutureWarning"  # raised inside Lightning
-    command = [sys.executable, "-W", "error", "-W", lightning, str(script), *arguments]
-    process = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
-    return process.stdout
+    return folder / "page.py"
 
 
 @pytest.mark.parametrize("document", pages_with_python(), ids=lambda path: str(path.relative_to(REPOSITORY)))
-def test_the_python_of_the_documents_runs(document, tmp_path):
-    printed = run_page(document.read_text(encoding="utf-8"), tmp_path)
+def test_the_python_of_the_documents_runs(document, tmp_path, run_script):
+    printed = run_script(write_page(document.read_text(encoding="utf-8"), tmp_path), tmp_path)
     assert [line for line in PRINTED[document.name] if line not in printed] == []
 
 
-def test_a_page_that_does_not_run_is_noticed(tmp_path):
-    assert run_page("```python\n# one.py\nx = 1\n```\n```python\nfrom one import x\nprint(x)\n```", tmp_path) == "1\n"
-    with pytest.raises(AssertionError, match="ZeroDivisionError"):
-        run_page("```python\nx = 0\n```\n```python\n1 / x\n```", tmp_path)
+def test_a_page_that_does_not_run_is_noticed(tmp_path, run_script):
+    page = write_page("```python\n# one.py\nx = 1\n```\n```python\nfrom one import x\nprint(x)\n```", tmp_path)
+    assert run_script(page, tmp_path) == "1\n"
+    for last, error in (("1 / x", "ZeroDivisionError"), ("torch.ones(x)", "NameError"), ("saccade", "NameError")):
+        page = write_page(f"```python\nx = 0\n```\n```python\n{last}\n```", tmp_path)
+        with pytest.raises(AssertionError, match=error):
+            run_script(page, tmp_path)
+    warned = write_page("```python\nimport warnings\nwarnings.warn('old')\n```", tmp_path)
+    with pytest.raises(AssertionError, match="UserWarning: old"):
+        run_script(warned, tmp_path)
 
 
 EXAMPLES = {
@@ -121,7 +132,7 @@ def test_every_example_is_run():
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_the_example_runs(name, tmp_path):
+def test_the_example_runs(name, tmp_path, run_script):
     printed = run_script(REPOSITORY / "examples" / name, tmp_path)
     assert [line for line in EXAMPLES[name] if line not in printed] == []
 
