@@ -1,5 +1,7 @@
 """Scores of maps: each from one map at a time, the choice of images and classes, and controls that differ."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from timm import create_model
@@ -118,3 +120,14 @@ def test_evenly_spaced_images_have_every_label():
     assert {labels[i] for i in evenly_spaced(2000, 100)} == set(range(10))
     assert {labels[i] for i in range(0, 2000, 20)} == {0}
     assert len(set(evenly_spaced(2000, 100))) == 100
+
+
+def test_one_image_without_a_region_is_counted(monkeypatch):
+    task = task_of("classify")
+    assert find_examples(task, [0, 3, 7]).without_region == 0
+    own = type(task).subjects
+    monkeypatch.setattr(type(task), "subjects", lambda self, i: [replace(own(self, i)[0], region=None)]
+                        if i == 3 else own(self, i))  # fmt: skip
+    found = find_examples(task, [0, 3, 7])
+    assert (found.regions, found.without_region) == (None, 1)
+    assert find_examples(task, [3]).without_region == 0, "no image has one"

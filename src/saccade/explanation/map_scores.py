@@ -63,6 +63,7 @@ class Examples:
         points: fixations (n, 2) of each image, x and y in pixels; None without fixations.
         group: group of each image, int64 (N,); None without groups.
         multilabel: True if an image may have several classes.
+        without_region: number of images without a region, if others have one; then ``regions`` is None.
     """
 
     indices: list[int]
@@ -74,6 +75,7 @@ class Examples:
     points: list[Tensor] | None
     group: Tensor | None
     multilabel: bool
+    without_region: int = 0
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
@@ -117,6 +119,7 @@ def find_examples(task: Task, indices: Sequence[int]) -> Examples | None:
         points=[test.target(i)["points"] for i in kept] if has_fixations else None,
         group=None if group is None else group[kept],
         multilabel=task.target == "vector",
+        without_region=len(kept) - len(known) if known else 0,
     )
 
 

@@ -159,7 +159,10 @@ def measure_looking(results: StudyResults, task: Task, trust: Trust = False) -> 
         table[run.arm, run.seed] = {name: own | group for name, own in rows.items()}
     if not table:
         return None
-    n_scored = max(len(examples.indices) for _, examples in opened.values() if examples is not None)
+    used = [examples for _, examples in opened.values() if examples is not None]
+    n_scored = max(len(examples.indices) for examples in used)
+    if n_without := max(examples.without_region for examples in used):
+        left_out.append(f"Scores by region are left out: {n_without} of {n_scored} images have none.")
     scores = tuple(
         _map_score(metric, column, table, list(arms), results.seeds)
         for metric, column in METRICS.items()

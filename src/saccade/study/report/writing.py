@@ -58,10 +58,13 @@ def write_files(results: StudyResults, folder: Path, trust: Trust = False) -> No
         write_atomically(folder / "table.md", to_markdown(results))
         write_atomically(folder / "table.tex", to_latex(results))
     context = _write_page(results, folder / "report.html", trust)
-    if context.gates:
-        with report_write_errors(folder):
+    path = folder / "constant_gates.json"
+    with report_write_errors(folder):
+        if context.gates:
             text = json.dumps([arm.to_json() for arm in context.gates], indent=1, allow_nan=False)
-            write_atomically(folder / "constant_gates.json", f"{text}\n")
+            write_atomically(path, f"{text}\n")
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_page(results: StudyResults, path: Path, trust: Trust = False) -> None:
