@@ -42,7 +42,7 @@ METHODS = {
 
 
 def find_method(name: str) -> Method:
-    """Return the method ``name``; raise UserError if there is none."""
+    """Return the method ``name``; raise UserError for an unknown name."""
     if name.lower() not in METHODS:
         raise UserError(f"no method is called {name!r}.{did_you_mean(name, METHODS)} There are {', '.join(METHODS)}.")
     return METHODS[name.lower()]

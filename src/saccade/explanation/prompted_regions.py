@@ -154,7 +154,7 @@ def _load(
 
 
 def _folder(source: str | PathLike[str], role: str, download: bool) -> Path:
-    """Return the folder of the network ``source``; raise UserError if there is none, or it lacks a file."""
+    """Return the folder of the network ``source``; raise UserError if it or one of its files is missing."""
     folder = Path(source)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download

@@ -27,8 +27,8 @@ from saccade.study.arms import Arm
 from saccade.study.blocks import t_quantile
 from saccade.study.costs import ArmCost
 from saccade.study.findings import Difference
+from saccade.study.opening import check_saved, task_of
 from saccade.study.precision import image_df
-from saccade.study.saved_networks import check_saved, task_of
 from saccade.study.stats import analyse
 from saccade.tasks.base import Task
 from saccade.trust import Trust

@@ -18,9 +18,9 @@ from saccade.metrics.rows import Rows
 from saccade.metrics.sfd import SFD_THRESHOLDS
 from saccade.study.findings import ConfidenceInterval
 from saccade.study.looking_rows import MapSettings, run_rows
+from saccade.study.opening import check_saved, task_of
 from saccade.study.pseudovalues import metric_unit_sizes, pseudo_values
 from saccade.study.results import StudyResults
-from saccade.study.saved_networks import check_saved, task_of
 from saccade.study.stats import intervals
 from saccade.tasks.base import Task
 from saccade.trust import Trust

@@ -75,7 +75,7 @@ class LayerFinder:
         self._plugs_by_key = Counter(map(self._key, self._on_input))
 
     def find(self, path: str, channels: int, smallest: float) -> ScaledLayer | str:
-        """Return the layer for the plug of the module at ``path``, or the reason why there is none.
+        """Return the layer for the plug of the module at ``path``, or the reason why no layer can take the gate.
 
         Args:
             path: path of the plug's parent.
@@ -144,7 +144,7 @@ class LayerFinder:
         return f"{call.path} ({name}) is before it, which a scale does not pass"
 
     def _after(self, key: ValueKey, channels: int) -> ScaledLayer | str:
-        """Return the convolution that alone reads the map ``key``, or the reason why there is none."""
+        """Return the convolution that alone reads the map ``key``, or the reason why no layer does."""
         users = self._values[key].users
         if key in self._results or len(users) != 1:
             return f"its map has {len(users) + (key in self._results)} readers"

@@ -24,6 +24,7 @@ from saccade.saving import load
 from saccade.study.arms import Arm
 from saccade.study.findings import ConfidenceInterval
 from saccade.study.looking import FAITHFULNESS, Looking, MapScore, measure_looking
+from saccade.study.opening import check_saved, task_of
 from saccade.study.plan import Study
 from saccade.study.report.gate_pictures import gate_pictures
 from saccade.study.report.sections.base import ReportContext, Section
@@ -38,7 +39,6 @@ from saccade.study.report.typeset import (
     label_with_unit,
 )
 from saccade.study.run_notes import RunResult
-from saccade.study.saved_networks import check_saved, task_of
 from saccade.tasks.base import Task
 
 __all__ = ["LookingSection"]

@@ -14,6 +14,7 @@ from saccade.heat_maps import COLOURS
 from saccade.runfiles import read_rows
 from saccade.saving import load
 from saccade.study.arms import Arm
+from saccade.study.opening import check_saved, task_of
 from saccade.study.plan import Study
 from saccade.study.report.boxes import class_legend, draw_boxes
 from saccade.study.report.gate_pictures import gate_pictures
@@ -29,7 +30,6 @@ from saccade.study.report.shown_images import (
 )
 from saccade.study.report.svg import element
 from saccade.study.run_notes import RunResult
-from saccade.study.saved_networks import check_saved, task_of
 from saccade.tasks.base import Drawing, Task
 
 __all__ = ["PicturesSection"]

@@ -15,6 +15,7 @@ from saccade.explanation import attention_entropy, has_token_maps, strongest_tok
 from saccade.heat_maps import draw_heat_map
 from saccade.runfiles import read_rows
 from saccade.saving import load
+from saccade.study.opening import check_saved, task_of
 from saccade.study.plan import Study
 from saccade.study.report.sections.base import ReportContext, Section
 from saccade.study.report.shown_images import (
@@ -25,7 +26,6 @@ from saccade.study.report.shown_images import (
     runs_to_show,
 )
 from saccade.study.report.svg import element
-from saccade.study.saved_networks import check_saved, task_of
 from saccade.tasks.base import Task
 
 __all__ = ["TokensSection"]
